@@ -1,0 +1,42 @@
+# Two commands matter: `make demo` and `make test`. Each builds what it needs in .venv, from pinned and hashed requirements.
+PYTHON ?= python3.11
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: demo test check install kafka bench requirements schemas clean
+
+demo: .venv/installed models/default/manifest.json
+	$(BIN)/driftstream demo $(ARGS)
+
+test: .venv/installed models/default/manifest.json
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/installed
+
+kafka: .venv/installed
+	$(BIN)/python tests/kafka/broker.py
+
+models/default/manifest.json: | .venv/installed
+	$(BIN)/model-export export --output models/default
+
+.venv/installed: requirements/uv.txt requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip sync --quiet --require-hashes requirements/uv.txt requirements/dev.txt
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Pin again what pyproject.toml asks for, to the newest that fits.
+requirements: .venv/installed
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make requirements" requirements/uv.in -o requirements/uv.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make requirements" --extra export --extra dev pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf .venv models .kafka

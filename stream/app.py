@@ -1,0 +1,142 @@
+"""The worker: a Faust app whose one agent turns batches of events into recommendations.
+
+Faust keeps the group, the assignment, the table and its recovery. The intake orders the events, the pipeline answers them, the
+checkpoint makes the answers safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import faust
+from faust.types import TP
+
+from stream.engine.checkpoint import Checkpoint, Lost, Work
+from stream.engine.intake import Batch, Intake, Partition
+from stream.engine.store import StateStore
+from stream.engine.transport import BatchTransport
+from stream.knowledge import Knowledge
+from stream.pipeline import Pipeline
+from stream.settings import Settings
+from stream.state import UserState
+
+log = logging.getLogger("driftstream")
+
+
+class Batches(faust.Channel[Batch]):
+    """The channel that the agent reads: one item is a batch of events in event-time order."""
+
+    async def __anext__(self) -> Any:
+        app = self.app
+        assert isinstance(app, App)
+        return await app.intake.take(app.settings.engine.batch_size)
+
+
+class App(faust.App):
+    """A Faust app that reads in batches and checkpoints by itself."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, knowledge: Knowledge) -> None:
+        topics, engine = settings.topics, settings.engine
+        self.settings = settings
+        self.pipeline = pipeline
+        self.knowledge = knowledge
+        self.intake = Intake(
+            {topics.name("searches"): pipeline.decode_search, topics.name("clicks"): pipeline.decode_click},
+            wait=engine.order_wait_ms / 1000,
+            backlog_wait=engine.backlog_wait_ms / 1000,
+            capacity=engine.partition_buffer,
+        )
+        super().__init__(
+            settings.broker.group,
+            broker=[f"kafka://{server}" for server in settings.broker.servers.split(",")],
+            store="rocksdb://",
+            datadir=str(settings.engine.state_folder),
+            topic_partitions=topics.partitions,
+            topic_allow_declare=False,  # topics are made before the worker starts: stream/topics.py
+            topic_disable_leader=True,
+            key_serializer="raw",
+            value_serializer="raw",
+            web_enabled=settings.web.enabled,
+            web_bind=settings.web.host,
+            web_host=settings.web.host,
+            web_port=settings.web.port,
+            stream_wait_empty=True,
+            broker_max_poll_records=engine.partition_buffer,
+            broker_session_timeout=settings.broker.session_timeout_ms / 1000,
+            broker_heartbeat_interval=max(0.1, settings.broker.session_timeout_ms / 10_000),
+            consumer_auto_offset_reset="earliest",
+        )
+        for name in ("searches", "clicks"):
+            self.topics.add(self.topic(topics.name(name), key_type=bytes, value_type=bytes))
+        self.users = self.Table(
+            "users",
+            partitions=topics.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            options={"driver": "rocksdict", "block_cache_size": engine.block_cache_mb * 2**20},
+        )
+        self.states: StateStore[UserState] = StateStore(
+            self.users.data, pipeline.decode_state, capacity=engine.states_in_memory
+        )
+        self.checkpoint = Checkpoint(
+            settings.broker.librdkafka(),
+            guarantee=engine.guarantee,
+            transactional_id=f"{settings.broker.group}-{engine.worker_id}",
+            changelog=self.users.changelog_topic.get_topic_name(),
+            persist=self.states.write,
+        )
+        self.on_rebalance_complete.connect(self._begin)
+        self.agent(Batches(self), name="recommend")(self._recommend)
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+    async def _begin(self, *_: Any, **__: Any) -> None:
+        """The state is recovered: start with the partitions that this worker now owns."""
+        self.states.forget()
+        self.intake.assign(Partition(tp.topic, tp.partition) for tp in self.consumer.assignment())
+
+    async def _recommend(self, batches: faust.Stream[Batch]) -> None:
+        async for batch in batches:
+            try:
+                await asyncio.shield(self._answer(batch))
+            except Exception as error:
+                await self.crash(error)
+                raise
+            finally:
+                self.intake.finish()
+
+    async def _answer(self, batch: Batch) -> None:
+        work = await asyncio.to_thread(self._work, batch)
+        await self.checkpoint.commit(work, self)
+        self.knowledge.commit()
+
+    def _work(self, batch: Batch) -> Work:
+        self.knowledge.refresh()
+        return self.pipeline.process(batch, self.states)
+
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return str(self.conf.id)
+
+    @property
+    def generation(self) -> int:
+        """The group's generation that this worker last joined."""
+        return int(self._coordinator.generation)
+
+    @property
+    def member_id(self) -> str:
+        """The worker's id within the group."""
+        return str(self._coordinator.member_id)
+
+    @property
+    def _coordinator(self) -> Any:
+        return self.consumer._thread._ensure_consumer()._coordinator
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit consumed offsets through the group; False if the group has moved on."""
+        return bool(await self.consumer._thread.commit({TP(*p): offset for p, offset in offsets.items()}))

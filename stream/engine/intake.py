@@ -1,0 +1,161 @@
+"""One stream in event-time order out of the partitions that a worker owns.
+
+Kafka orders records within a partition only. A search and the click that it led to sit in two topics, and in a backlog one may be
+read long before the other. `Intake` holds what was fetched and always hands out the earliest head, as Kafka Streams' task idling
+does: while a partition is empty but may still have something earlier to say, the others wait for it, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import NamedTuple
+
+from stream.decode import Event, Record, Reject
+
+Decode = Callable[[Record], Event | Reject]
+
+
+class Partition(NamedTuple):
+    """A topic's partition; compares equal to the tuples of the same fields that Faust and aiokafka use."""
+
+    topic: str
+    partition: int
+
+
+class Batch(NamedTuple):
+    """Events and rejects in event-time order, and for each partition the offset to go on from."""
+
+    entries: list[Event | Reject]
+    offsets: dict[Partition, int]
+
+
+@dataclass(slots=True)
+class _Queue:
+    rank: int
+    decode: Decode
+    entries: deque[Event | Reject] = field(default_factory=deque)
+    empty_since: float = field(default_factory=monotonic)
+    idle: bool = False
+    time: int = 0  # of the newest head: what a reject, which has none, is ordered by
+    next_offset: int = 0
+
+
+class Intake:
+    """Fetched records of the assigned partitions, merged by event time.
+
+    Args:
+        decoders: how to read each topic; their order breaks ties between events of the same millisecond.
+        wait: seconds that the others wait for an empty partition which is read to its end.
+        backlog_wait: seconds that they wait for one whose lag is known to be positive, or not known yet.
+        capacity: entries that a partition may hold before it counts as full (back-pressure).
+    """
+
+    def __init__(self, decoders: Mapping[str, Decode], *, wait: float, backlog_wait: float, capacity: int) -> None:
+        self._decoders = decoders
+        self._wait = wait
+        self._backlog_wait = backlog_wait
+        self._capacity = capacity
+        self._queues: dict[Partition, _Queue] = {}
+        self._heads: list[tuple[int, int, int, int, Partition]] = []
+        self._arrived = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._finished.set()
+        self._open = False
+        self.lag: Callable[[Partition], int | None] = lambda _: None
+
+    def assign(self, partitions: Iterable[Partition]) -> None:
+        """Start over with these partitions; what was held is dropped, to be fetched again from the committed offsets."""
+        ranks = {topic: rank for rank, topic in enumerate(self._decoders)}
+        self._queues = {p: _Queue(ranks[p.topic], self._decoders[p.topic]) for p in partitions if p.topic in ranks}
+        self._heads = []
+        self._open = True
+        self._arrived.set()
+
+    async def drain(self) -> None:
+        """Hand out nothing more, forget what is held, and return when the batch in flight has finished."""
+        self._open = False
+        self._queues = {}
+        self._heads = []
+        await self._finished.wait()
+
+    def put(self, partition: Partition, records: Sequence[Record]) -> None:
+        """Add what a fetch returned for one partition, in offset order. Ignored where the partition is not assigned."""
+        queue = self._queues.get(partition)
+        if queue is None:
+            return
+        # After a rebalance Faust may seek back over what was just fetched: take nothing twice.
+        fresh = [record for record in records if record.offset >= queue.next_offset]
+        if not fresh:
+            return
+        was_empty = not queue.entries
+        queue.entries.extend(map(queue.decode, fresh))
+        queue.next_offset = fresh[-1].offset + 1
+        queue.idle = False
+        if was_empty:
+            self._push_head(partition, queue)
+        self._arrived.set()
+
+    def full(self) -> set[Partition]:
+        """The partitions that should not be fetched for now."""
+        return {p for p, queue in self._queues.items() if len(queue.entries) >= self._capacity}
+
+    async def take(self, limit: int) -> Batch:
+        """Wait for events and return up to `limit` of them. Call `finish` when their results are safe."""
+        while True:
+            self._arrived.clear()
+            batch = self._merge(limit)
+            if batch.entries:
+                self._finished.clear()
+                return batch
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout=self._patience())
+            except TimeoutError:
+                continue
+
+    def finish(self) -> None:
+        """Say that the batch last taken is done with, whether or not its results were kept."""
+        self._finished.set()
+
+    def _merge(self, limit: int) -> Batch:
+        entries: list[Event | Reject] = []
+        offsets: dict[Partition, int] = {}
+        waiting = not self._open or self._must_wait()
+        while self._heads and len(entries) < limit and not waiting:
+            *_, partition = heapq.heappop(self._heads)
+            queue = self._queues[partition]
+            entry = queue.entries.popleft()
+            entries.append(entry)
+            offsets[partition] = entry.record.offset + 1
+            if queue.entries:
+                self._push_head(partition, queue)
+            else:
+                queue.empty_since = monotonic()
+                waiting = self._must_wait()
+        return Batch(entries, offsets)
+
+    def _push_head(self, partition: Partition, queue: _Queue) -> None:
+        head = queue.entries[0]
+        if isinstance(head, Event):
+            queue.time = head.time
+        heapq.heappush(self._heads, (queue.time, queue.rank, partition.partition, head.record.offset, partition))
+
+    def _must_wait(self) -> bool:
+        return any(self._remaining(p, q) > 0 for p, q in self._queues.items() if not q.entries and not q.idle)
+
+    def _remaining(self, partition: Partition, queue: _Queue) -> float:
+        """Seconds still to wait for an empty partition. Once waited out it is idle, until something arrives."""
+        wait = self._wait if self.lag(partition) == 0 else self._backlog_wait
+        remaining = queue.empty_since + wait - monotonic()
+        queue.idle = remaining <= 0
+        return remaining
+
+    def _patience(self) -> float | None:
+        if not self._heads:
+            return None
+        waits = [self._remaining(p, q) for p, q in self._queues.items() if not q.entries and not q.idle]
+        return max(min(waits, default=0.0), 0.001)

@@ -1,0 +1,62 @@
+"""Users' states in the Faust table's RocksDB, with the ones in use kept decoded in memory.
+
+Faust opens, closes and recovers the table's databases, one per partition. Writing is ours: one WriteBatch per checkpoint and partition,
+in which the changelog offset that it stands for is stored too, so that a restart replays exactly what is missing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import rocksdict
+from faust.stores.rocksdb import Store
+
+S = TypeVar("S")
+
+
+class StateStore(Generic[S]):
+    """Reads through to RocksDB; states read or written lately stay decoded.
+
+    Args:
+        store: the Faust table's own store.
+        decode: bytes to state; may raise for bytes that are none.
+        capacity: decoded states to keep.
+    """
+
+    def __init__(self, store: Store, decode: Callable[[bytes], S], *, capacity: int) -> None:
+        self._store = store
+        self._decode = decode
+        self._capacity = capacity
+        self._states: OrderedDict[tuple[int, str], S] = OrderedDict()
+
+    def get(self, partition: int, user_id: str) -> S | None:
+        """Return a user's state, or None for one never seen. The caller may change it and must then `keep` it."""
+        state = self._states.get((partition, user_id))
+        if state is None:
+            stored = self._store._db_for_partition(partition).get(user_id.encode())
+            if stored is None:
+                return None
+            state = self._decode(stored)
+        return state
+
+    def keep(self, partition: int, states: Mapping[str, S]) -> None:
+        """Keep states decoded for the next batch; the least recently kept make room."""
+        for user_id, state in states.items():
+            self._states[partition, user_id] = state
+            self._states.move_to_end((partition, user_id))
+        while len(self._states) > self._capacity:
+            self._states.popitem(last=False)
+
+    def write(self, partition: int, states: Mapping[bytes, bytes], changelog_offset: int) -> None:
+        """Write encoded states and the offset of the last changelog record among them, atomically."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in states.items():
+            batch.put(key, value)
+        batch.put(Store.offset_key, str(changelog_offset).encode())
+        self._store._db_for_partition(partition).write(batch)
+
+    def forget(self) -> None:
+        """Drop what is kept in memory: the partitions may belong to another worker now."""
+        self._states.clear()

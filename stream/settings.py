@@ -1,0 +1,148 @@
+"""Every setting of the worker, in small frozen groups, from the environment and a TOML file.
+
+`DRIFTSTREAM_WINDOW__SIZE=128` and `[window] size = 128` in the file name the same thing; the environment wins.
+The file is `driftstream.toml` in the working directory, or the one that `DRIFTSTREAM_CONFIG` names.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+Days = Annotated[float, Field(gt=0)]
+Milliseconds = Annotated[int, Field(ge=0)]
+
+
+class Group(BaseModel):
+    """A few settings that belong together; frozen, and unknown names are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Broker(Group):
+    """Where Kafka is."""
+
+    servers: str = "127.0.0.1:9092"
+    group: str = "driftstream"
+    session_timeout_ms: Annotated[int, Field(ge=1000)] = 45_000
+
+    def librdkafka(self) -> dict[str, Any]:
+        """Return the connection's settings as librdkafka names them."""
+        return {"bootstrap.servers": self.servers}
+
+
+class Topics(Group):
+    """Names and partition counts. `prefix` goes before every name, so that several systems can share a cluster."""
+
+    prefix: str = ""
+    searches: str = "searches"
+    clicks: str = "clicks"
+    items: str = "items"
+    recommendations: str = "recommendations"
+    drift: str = "drift"
+    dead_letters: str = "dead-letters"
+    memory: str = "memory"
+    partitions: Annotated[int, Field(ge=1)] = 4
+    replication: Annotated[int, Field(ge=1)] = 1
+
+    def name(self, topic: str) -> str:
+        """Return a topic's full name: `name("dead_letters")` is prefix and setting together."""
+        return f"{self.prefix}{getattr(self, topic)}"
+
+
+class Window(Group):
+    """How much of a user's behaviour is remembered event by event."""
+
+    size: Annotated[int, Field(ge=1, le=4096)] = 64
+    days: Days = 30.0
+
+
+class Profile(Group):
+    """The decayed sums: one per half-life, shortest first."""
+
+    half_lives_days: tuple[Days, ...] = (0.25, 3.0, 30.0)
+    search_weight: Annotated[float, Field(ge=0)] = 0.5
+    click_weight: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Drift(Group):
+    """When a user's interest counts as drifting, and as shifted."""
+
+
+class Recommend(Group):
+    """What a recommendation is made of."""
+
+    count: Annotated[int, Field(ge=1, le=1000)] = 10
+    emit: Literal["every-event", "latest-per-user"] = "every-event"
+
+
+class Model(Group):
+    """The encoder that `model-export` made, and where it runs."""
+
+    folder: Path = Path("models/default")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    variant: Literal["auto", "fp32", "int8", "fp16"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    cache_size: Annotated[int, Field(ge=0)] = 100_000
+
+
+class Engine(Group):
+    """How the worker reads, keeps state and checkpoints."""
+
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    worker_id: str = "worker-0"
+    state_folder: Path = Path("state")
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    partition_buffer: Annotated[int, Field(ge=1)] = 5000
+    order_wait_ms: Milliseconds = 20
+    backlog_wait_ms: Milliseconds = 3000
+    states_in_memory: Annotated[int, Field(ge=1)] = 20_000
+    block_cache_mb: Annotated[int, Field(ge=1)] = 64
+
+
+class Web(Group):
+    """The worker's HTTP endpoints: liveness, readiness, metrics, profiles."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 6066
+
+
+class Settings(BaseSettings):
+    """All of it. `Settings()` reads the environment and the file; keyword arguments win over both."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DRIFTSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    broker: Broker = Broker()
+    topics: Topics = Topics()
+    window: Window = Window()
+    profile: Profile = Profile()
+    drift: Drift = Drift()
+    recommend: Recommend = Recommend()
+    model: Model = Model()
+    engine: Engine = Engine()
+    web: Web = Web()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the TOML file behind the environment."""
+        path = Path(os.environ.get("DRIFTSTREAM_CONFIG", "driftstream.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)

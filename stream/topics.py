@@ -1,0 +1,80 @@
+"""The topics that a worker needs, and making those that are missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from stream.settings import Settings
+
+DAY_MS = 86_400_000
+
+
+class TopicError(Exception):
+    """A topic is missing and could not be made, or has the wrong number of partitions; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class TopicPlan:
+    """A topic as the worker wants it."""
+
+    name: str
+    partitions: int
+    config: dict[str, str] = field(default_factory=dict)
+
+
+def plan(settings: Settings) -> list[TopicPlan]:
+    """Return every topic that a worker reads or writes."""
+    topics, n = settings.topics, settings.topics.partitions
+    compact = {"cleanup.policy": "compact"}
+    return [
+        TopicPlan(topics.name("searches"), n),
+        TopicPlan(topics.name("clicks"), n),
+        TopicPlan(topics.name("items"), 1, compact),
+        TopicPlan(topics.name("recommendations"), n),
+        TopicPlan(topics.name("drift"), n),
+        TopicPlan(topics.name("dead_letters"), 1),
+        # Contributions decay: what is older than two months weighs nothing any more.
+        TopicPlan(topics.name("memory"), 1, {"retention.ms": str(60 * DAY_MS)}),
+        TopicPlan(f"{settings.broker.group}-users-changelog", n, compact),
+    ]
+
+
+def ensure(settings: Settings) -> list[str]:
+    """Make the topics that are missing and return their names.
+
+    Raises:
+        TopicError: naming the topic at fault.
+    """
+    admin = AdminClient(settings.broker.librdkafka())
+    try:
+        present = admin.list_topics(timeout=10).topics
+    except KafkaException as error:
+        raise TopicError(
+            f"no broker answers at {settings.broker.servers} ({error.args[0].str()}); "
+            "start one, or set DRIFTSTREAM_BROKER__SERVERS"
+        ) from error
+    wanted = plan(settings)
+    for topic in wanted:
+        found = present.get(topic.name)
+        if found is not None and len(found.partitions) != topic.partitions and topic.partitions > 1:
+            raise TopicError(
+                f"topic {topic.name} has {len(found.partitions)} partitions, the settings say {topic.partitions}; "
+                "set DRIFTSTREAM_TOPICS__PARTITIONS to what is there (searches, clicks and the changelog must agree)"
+            )
+    missing = [topic for topic in wanted if topic.name not in present]
+    replication = settings.topics.replication
+    made = admin.create_topics(
+        [NewTopic(t.name, t.partitions, replication, config=t.config) for t in missing], operation_timeout=30
+    ) if missing else {}
+    for name, future in made.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TopicError(
+                    f"topic {name} is missing and could not be made ({error.args[0].str()}); make it, or allow it"
+                ) from error
+    return [topic.name for topic in missing]
