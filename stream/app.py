@@ -16,6 +16,7 @@ from faust.types import TP
 
 from stream.engine.checkpoint import Checkpoint, Lost, Work
 from stream.engine.intake import Batch, Intake, Partition
+from stream.engine.recovery import TableManager
 from stream.engine.store import StateStore
 from stream.engine.transport import BatchTransport
 from stream.knowledge import Knowledge
@@ -53,10 +54,12 @@ class App(faust.App):
             settings.broker.group,
             broker=[f"kafka://{server}" for server in settings.broker.servers.split(",")],
             store="rocksdb://",
+            TableManager=TableManager,
             datadir=str(settings.engine.state_folder),
             topic_partitions=topics.partitions,
             topic_allow_declare=False,  # topics are made before the worker starts: stream/topics.py
             topic_disable_leader=True,
+            table_standby_replicas=0,  # recovery reads the changelog at full speed instead
             key_serializer="raw",
             value_serializer="raw",
             web_enabled=settings.web.enabled,
@@ -112,11 +115,16 @@ class App(faust.App):
     async def _answer(self, batch: Batch) -> None:
         work = await asyncio.to_thread(self._work, batch)
         await self.checkpoint.commit(work, self)
-        self.knowledge.commit()
+        await asyncio.to_thread(self.knowledge.save)
 
     def _work(self, batch: Batch) -> Work:
-        self.knowledge.refresh()
-        return self.pipeline.process(batch, self.states)
+        rejected_items = self.knowledge.refresh()
+        work = self.pipeline.process(batch, self.states)
+        work.outputs += rejected_items
+        learned = self.knowledge.contribution()
+        if learned is not None:
+            work.outputs.append(learned)
+        return work
 
     @property
     def group(self) -> str:

@@ -10,16 +10,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings.exceptions import SettingsError as SettingsParseError
 
 Days = Annotated[float, Field(gt=0)]
 Milliseconds = Annotated[int, Field(ge=0)]
+
+
+class SettingsError(Exception):
+    """A setting is missing, unknown or out of range; the message names it and where it came from."""
 
 
 class Group(BaseModel):
@@ -84,6 +89,25 @@ class Recommend(Group):
     count: Annotated[int, Field(ge=1, le=1000)] = 10
     emit: Literal["every-event", "latest-per-user"] = "every-event"
 
+    popularity_half_life_days: Days = 3.0
+    query_half_life_days: Days = 7.0
+    followed_half_life_days: Days = 30.0
+    memory_keys: Annotated[int, Field(ge=1)] = 100_000  # of items, of queries and of items clicked before, each
+    memory_items_per_key: Annotated[int, Field(ge=1)] = 100
+    previous_clicks: Annotated[int, Field(ge=0)] = 3  # of the user, that the next one is learned to follow
+    neighbours: Annotated[int, Field(ge=1)] = 32  # similar queries that are asked
+    neighbour_sharpness: Annotated[float, Field(gt=0)] = 15.0
+
+    # The ranker's weights: stream/recommend/ranker.py has the formula.
+    text_weight: float = 8.0
+    coverage_weight: float = 8.0
+    profile_weight: float = 4.0
+    popular_prior: Annotated[float, Field(gt=0)] = 1.0
+    similar_prior: Annotated[float, Field(gt=0)] = 0.5
+    query_prior: Annotated[float, Field(gt=0)] = 1.0
+    followed_prior: Annotated[float, Field(gt=0)] = 2.0
+    repeat: Annotated[float, Field(ge=0)] = 0.1
+
 
 class Model(Group):
     """The encoder that `model-export` made, and where it runs."""
@@ -146,3 +170,35 @@ class Settings(BaseSettings):
         """Put the TOML file behind the environment."""
         path = Path(os.environ.get("DRIFTSTREAM_CONFIG", "driftstream.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment and the file.
+
+    Raises:
+        SettingsError: naming each setting at fault as it is spelt in the environment and in the file.
+    """
+    known = {f"DRIFTSTREAM_{name.upper()}" for name in Settings.model_fields} | {"DRIFTSTREAM_CONFIG"}
+    strangers = [
+        name for name in os.environ if name.startswith("DRIFTSTREAM_") and name.split("__")[0] not in known
+    ]
+    if strangers:
+        raise SettingsError(f"{strangers[0]}: no such setting; the groups are {', '.join(Settings.model_fields)}")
+    path = Path(os.environ.get("DRIFTSTREAM_CONFIG", "driftstream.toml"))
+    if "DRIFTSTREAM_CONFIG" in os.environ and not path.is_file():
+        raise SettingsError(f"DRIFTSTREAM_CONFIG names {path}, which is not a file")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            name = [str(part) for part in fault["loc"]]
+            faults.append(f"DRIFTSTREAM_{'__'.join(name).upper()} ({'.'.join(name)} in {path}): {fault['msg']}")
+        raise SettingsError("; ".join(faults)) from error
+    except (ValueError, SettingsParseError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Return every setting as plain values, secrets masked, for printing."""
+    return settings.model_dump(mode="json")

@@ -1,14 +1,14 @@
 """A broker inside this process, for the demo and for quick tests: librdkafka's mock cluster.
 
-It speaks the real protocol on a real loopback socket, so that Faust, aiokafka, confluent-kafka and kcat connect to it as to any Kafka.
-It is **not** a Kafka to rely on. Its limits, as observed with librdkafka 2.16:
+It speaks the real protocol on a real loopback socket, so that Faust, aiokafka, confluent-kafka and kcat connect to it
+as to any Kafka. It is **not** a Kafka to rely on. Its limits, as observed with librdkafka 2.16:
 
-- A partition keeps 5 MiB (`PARTITION_BYTES`). Beyond that its oldest batches vanish *silently*, and a consumer that has not read
-  them yet skips on without an error: whoever produces has to stay within that distance of the slowest reader
-  (`stream.feed.Feeder` does).
+- A partition keeps 5 MiB (`PARTITION_BYTES`). Beyond that its oldest batches vanish *silently*, and a consumer that has
+  not read them skips on: whoever produces has to stay within that distance of the slowest reader (`stream.feed` can).
 - Everything is in memory and gone with the process.
-- There is no CreateTopics: topics are made here, before use. One that is merely used comes with 4 partitions.
-- Transactions are accepted without meaning: `read_committed` shows aborted records, and offsets sent to a transaction are not stored.
+- There is no CreateTopics: topics are made here, before use. One that is merely used gets 4 partitions.
+- Transactions are accepted without meaning: `read_committed` shows aborted records, and offsets sent to a transaction
+  are not stored.
 - There is no lookup of offsets by time.
 
 What promises durability or exactly-once is tested on a real Kafka (`tests/kafka/broker.py`).
@@ -32,6 +32,10 @@ _RD_KAFKA_RESP_ERR_NO_ERROR = 0
 # name: (restype, argtypes); without them ctypes would cut 64-bit pointers to C ints.
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "rd_kafka_conf_new": (ctypes.c_void_p, []),
+    "rd_kafka_conf_set": (
+        ctypes.c_int,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t],
+    ),
     "rd_kafka_conf_destroy": (None, [ctypes.c_void_p]),
     "rd_kafka_new": (ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
     "rd_kafka_destroy": (None, [ctypes.c_void_p]),
@@ -59,7 +63,7 @@ class EmbeddedBroker:
         rebalance_delay_ms: how long the first join of a group waits for more members.
 
     Raises:
-        EmbeddedBrokerError: when entered, where confluent-kafka's librdkafka lacks the mock cluster, or a topic is refused.
+        EmbeddedBrokerError: on entering, where librdkafka comes without the mock cluster, or a topic is refused.
     """
 
     def __init__(self, topics: Mapping[str, int] | None = None, rebalance_delay_ms: int = 100) -> None:
@@ -74,6 +78,8 @@ class EmbeddedBroker:
         # The mock cluster hangs on a client's handle: its thread and its log. The client itself does nothing.
         reason = ctypes.create_string_buffer(512)
         conf = self._library.rd_kafka_conf_new()
+        # Errors only: it would warn at every start that it has no servers to connect to.
+        self._library.rd_kafka_conf_set(conf, b"log_level", b"3", reason, len(reason))
         self._client = self._library.rd_kafka_new(_RD_KAFKA_PRODUCER, conf, reason, len(reason))
         if not self._client:
             self._library.rd_kafka_conf_destroy(conf)  # rd_kafka_new owns it only where it succeeds
@@ -95,7 +101,7 @@ class EmbeddedBroker:
         """Make a topic while the broker runs.
 
         Raises:
-            EmbeddedBrokerError: it exists already, the name or the count is not allowed, or the broker is not running.
+            EmbeddedBrokerError: the topic exists, name or count is not allowed, or the broker is not running.
         """
         if self._cluster is None:
             raise EmbeddedBrokerError("the embedded broker is not running")
@@ -125,8 +131,8 @@ class EmbeddedBroker:
 def _load() -> ctypes.CDLL:
     """Open the librdkafka that confluent-kafka itself runs on, and declare the functions used here.
 
-    Opening the extension module rather than the library makes the loader find it: symbols are looked up in a module's dependencies
-    too, wherever a Linux or macOS wheel, or a build from source, has put them.
+    Opening the extension module rather than the library makes the loader find it: symbols are looked up in a module's
+    dependencies too, wherever a Linux or macOS wheel, or a build from source, has put them.
     """
     library = ctypes.CDLL(cimpl.__file__)
     for name, (restype, argtypes) in _SIGNATURES.items():
@@ -134,8 +140,8 @@ def _load() -> ctypes.CDLL:
             function = getattr(library, name)
         except AttributeError as error:
             raise EmbeddedBrokerError(
-                f"the librdkafka that confluent-kafka loads ({cimpl.__file__}) does not export {name}, so there is no embedded "
-                "broker here; install confluent-kafka's wheel for Linux or macOS, or use a Kafka broker"
+                f"the librdkafka behind {cimpl.__file__} does not export {name}, so there is no embedded broker here; "
+                "install confluent-kafka's wheel for Linux or macOS, or use a Kafka broker"
             ) from error
         function.restype, function.argtypes = restype, argtypes
     return library

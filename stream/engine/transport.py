@@ -10,9 +10,11 @@ What we rely on inside Faust is pinned by `tests/unit/test_faust_seams.py`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from confluent_kafka import Consumer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -20,12 +22,25 @@ from stream.engine.intake import Partition
 
 if TYPE_CHECKING:
     from stream.app import App
+    from stream.settings import Broker
+
+
+class CommittedReader(driver.AIOKafkaConsumerThread):
+    """The thread that aiokafka runs in; reads committed records only, whatever Faust's own guarantee is set to."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        return consumer
 
 
 class BatchConsumer(driver.Consumer):
-    """Reads whole batches: changelogs go where Faust expects them, everything else into the app's intake."""
+    """Hands every fetched batch of an input topic to the app's intake."""
 
     app: App
+
+    def _new_consumer_thread(self) -> CommittedReader:
+        return CommittedReader(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         intake = self.app.intake
@@ -41,21 +56,15 @@ class BatchConsumer(driver.Consumer):
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 continue  # a rebalance: after it, Faust seeks back to what was committed
             for tp, batch in records.items():
-                if tp not in active:
-                    continue
-                if self._is_changelog_tp(tp):
-                    for record in batch:
-                        await self.callback(self._to_message(tp, record))
-                else:
+                if tp in active:
                     intake.put(Partition(tp.topic, tp.partition), batch)
-                self._read_offset[tp] = batch[-1].offset
             await asyncio.sleep(0)
 
     async def _next_records(self, full: set[Partition]) -> tuple[dict[TP, list[Any]], set[TP]]:
         """Fetch from the active partitions that the intake has room for."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
-        active = {tp for tp in self._get_active_partitions() if tp not in full}
+        active = {tp for tp in self._get_active_partitions() if tp not in full and not self._is_changelog_tp(tp)}
         if not active:
             await self.sleep(0.01)
             return {}, active
@@ -71,6 +80,17 @@ class BatchConsumer(driver.Consumer):
         except (IllegalStateError, AssertionError):  # not assigned any more, or no position yet
             return None
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek to the group's committed offsets, once no transaction can move them any more.
+
+        aiokafka cannot ask for stable offsets (its OffsetFetch ends at v3): after a rebalance it may read one that the previous
+        owner's open transaction is about to move. librdkafka can (KIP-447), so we start from what it says.
+        """
+        committed = dict(await super().seek_to_committed())
+        stable = await asyncio.to_thread(stable_offsets, self.app.settings.broker, self.assignment())
+        await self._thread.seek_wait(stable)
+        return committed | stable
+
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing: offsets are committed by the checkpoint, together with the results that they stand for."""
         return False
@@ -81,6 +101,22 @@ class BatchConsumer(driver.Consumer):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: Faust's detector looks for its own commits, which there are none of."""
+
+
+def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
+    """Return the committed offsets of the group, waiting for open transactions; partitions without one are left out.
+
+    Raises:
+        KafkaException: the broker did not answer within 60 s.
+    """
+    consumer = Consumer(
+        {**broker.librdkafka(), "group.id": broker.group, "isolation.level": "read_committed", "enable.auto.commit": False}
+    )
+    try:
+        found = consumer.committed([TopicPartition(tp.topic, tp.partition) for tp in partitions], timeout=60)
+        return {TP(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
+    finally:
+        consumer.close()
 
 
 class BatchTransport(driver.Transport):

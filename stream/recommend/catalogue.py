@@ -1,0 +1,151 @@
+"""The items that can be recommended, and the search among them.
+
+Items arrive, change and leave while the worker runs. Each has a row: a vector in one growing matrix and a title in one
+n-gram index. Search is exact: one matrix product over all rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.events import Item
+from stream.recommend.ngrams import NgramIndex, ngrams, normalise
+
+Vector = NDArray[np.float32]
+LONGEST_TEXT = 1000  # characters of an item that are encoded; an encoder of 256 tokens reads no more
+BLOCK = 256  # rows by which the matrix grows at least
+
+
+def item_text(item: Item) -> str:
+    """Return the text that stands for an item: title, category, text, then the values of its attributes.
+
+    What is missing is left out and what repeats comes once; an item that has nothing else is its `item_id`. At most
+    `LONGEST_TEXT` characters.
+    """
+    parts = [item.title, item.category or "", item.text or "", *_values(item.attributes)]
+    kept = dict.fromkeys(stripped for part in parts if (stripped := part[:LONGEST_TEXT].strip()))
+    return ". ".join(kept)[:LONGEST_TEXT] or item.item_id[:LONGEST_TEXT]
+
+
+def _values(attribute: Any) -> list[str]:
+    if attribute is None or isinstance(attribute, bool):
+        return []  # "True" says nothing without the attribute's name
+    if isinstance(attribute, dict):
+        return [text for value in attribute.values() for text in _values(value)]
+    if isinstance(attribute, list | tuple):
+        return [text for value in attribute for text in _values(value)]
+    return [str(attribute)]
+
+
+class Catalogue:
+    """Items by row. Rows of removed items are used again.
+
+    Attributes:
+        version: changes with every change of the catalogue, so that what was computed from it can be kept until then.
+        ids: the item of each row; None where the row is free.
+        rows: the row of each item.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.version = 0
+        self.ids: list[str | None] = []
+        self.rows: dict[str, int] = {}
+        self.titles: list[str] = []
+        self._vectors = np.zeros((0, dimension), np.float32)
+        self._live = np.zeros(0, np.bool_)
+        self._index = NgramIndex()
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        """Return how many items can be recommended."""
+        return len(self.rows)
+
+    def __contains__(self, item_id: object) -> bool:
+        """Return whether the item can be recommended."""
+        return item_id in self.rows
+
+    def put(self, item: Item, vector: Vector) -> None:
+        """Add an item or replace it.
+
+        Args:
+            item: what is to be recommended.
+            vector: shape (d,), unit length: the encoding of `item_text(item)`.
+
+        Raises:
+            ValueError: if the vector has another shape or is not finite.
+        """
+        if vector.shape != (self.dimension,):
+            raise ValueError(f"vector of {item.item_id!r}: shape {vector.shape}, not ({self.dimension},)")
+        if not np.isfinite(vector).all():
+            raise ValueError(f"vector of {item.item_id!r}: not finite")
+        row = self.rows.get(item.item_id)
+        if row is None:
+            row = self._new_row()
+            self.rows[item.item_id] = row
+            self.ids[row] = item.item_id
+        name = item.title.strip() or item_text(item)
+        self.titles[row] = name
+        self._vectors[row] = vector
+        self._index.put(row, ngrams(normalise(name)))
+        self._live[row] = True
+        self.version += 1
+
+    def remove(self, item_id: str) -> bool:
+        """Take an item out; return False where it was not there."""
+        row = self.rows.pop(item_id, None)
+        if row is None:
+            return False
+        self.ids[row] = None
+        self.titles[row] = ""
+        self._vectors[row] = 0.0
+        self._index.remove(row)
+        self._live[row] = False
+        self._free.append(row)
+        self.version += 1
+        return True
+
+    def vector(self, item_id: str) -> Vector | None:
+        """Return an item's vector (d,), or None where the item is unknown."""
+        row = self.rows.get(item_id)
+        return None if row is None else self._vectors[row].copy()
+
+    def title(self, item_id: str) -> str | None:
+        """Return what to call an item: its title, or its text where the title is empty; None where it is unknown."""
+        row = self.rows.get(item_id)
+        return None if row is None else self.titles[row]
+
+    @property
+    def live(self) -> NDArray[np.bool_]:
+        """Which rows hold an item: (rows,)."""
+        return self._live[: len(self.ids)]
+
+    def similarities(self, vector: Vector) -> Vector:
+        """Return the cosine of a vector (d,) to every row (rows,); zero for free rows.
+
+        One vector at a time and the whole matrix every time: the shapes of the product, on which the last bits of a sum
+        depend, are then the same however the events were batched.
+        """
+        product: Vector = self._vectors @ np.ascontiguousarray(vector, np.float32)
+        return product[: len(self.ids)]
+
+    def coverage(self, text: str) -> Vector:
+        """Return the share of a text's n-grams that each row's title contains: (rows,), in [0, 1]."""
+        grams = ngrams(normalise(text))
+        shared = self._index.shared(grams, len(self.ids))
+        return (shared / max(1, len(grams))).astype(np.float32)
+
+    def _new_row(self) -> int:
+        if self._free:
+            return self._free.pop()
+        row = len(self.ids)
+        if row == len(self._live):
+            more = max(BLOCK, row // 2 // BLOCK * BLOCK)
+            self._vectors = np.concatenate([self._vectors, np.zeros((more, self.dimension), np.float32)])
+            self._live = np.concatenate([self._live, np.zeros(more, np.bool_)])
+        self.ids.append(None)
+        self.titles.append("")
+        return row

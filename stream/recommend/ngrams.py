@@ -1,0 +1,66 @@
+"""Character n-grams: what makes "modern warfare3" and "Modern Warfar 3" nearly the same text.
+
+They need no model, no tokeniser and no language, and they are what is left in common when a word is misspelt.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST = 200  # characters of a text that count: a 1,000-character query must not cost more than a paragraph
+
+
+def normalise(text: str) -> str:
+    """Return what counts of a query or a title: its letters and digits, case folded; `""` where there are none.
+
+    "Xbox  360" and "xbox360" are the same query. At most `LONGEST` characters.
+    """
+    folded = unicodedata.normalize("NFKC", text[: 4 * LONGEST]).casefold()
+    return "".join(filter(str.isalnum, folded))[:LONGEST]
+
+
+def ngrams(normalised: str) -> frozenset[str]:
+    """Return the distinct pairs and triples of neighbouring characters, the ends marked; none for an empty text."""
+    if not normalised:
+        return frozenset()
+    marked = f"^{normalised}$"
+    return frozenset(marked[i : i + n] for n in (2, 3) for i in range(len(marked) - n + 1))
+
+
+class NgramIndex:
+    """An inverted index: how many n-grams a text shares with each of many numbered texts.
+
+    A number may be used again after `remove`, or replaced by another `put`.
+    """
+
+    def __init__(self) -> None:
+        self.grams: dict[int, frozenset[str]] = {}
+        self._postings: dict[str, array[int]] = {}
+
+    def put(self, number: int, grams: frozenset[str]) -> None:
+        """Store a text's n-grams under `number` ≥ 0."""
+        self.remove(number)
+        self.grams[number] = grams
+        for gram in grams:
+            self._postings.setdefault(gram, array("q")).append(number)
+
+    def remove(self, number: int) -> None:
+        """Forget `number`, if it is there."""
+        for gram in self.grams.pop(number, ()):
+            posting = self._postings[gram]
+            posting.remove(number)
+            if not posting:
+                del self._postings[gram]
+
+    def shared(self, grams: Iterable[str], size: int) -> NDArray[np.int64]:
+        """Return, for each number below `size`, how many of `grams` its text contains; zero for numbers not in use."""
+        found = [self._postings[gram] for gram in grams if gram in self._postings]
+        if not found:
+            return np.zeros(size, np.int64)
+        numbers = np.concatenate([np.frombuffer(posting, np.int64) for posting in found])
+        return np.bincount(numbers, minlength=size)

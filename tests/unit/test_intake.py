@@ -1,0 +1,179 @@
+"""What `Intake` promises: event-time order across partitions, bounded waiting, nothing twice, nothing lost."""
+
+import asyncio
+from typing import NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.decode import Event, Reject
+from stream.engine.intake import Intake, Partition
+from stream.events import Click, Search
+
+
+class Record(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None = b"u"
+    value: bytes | None = b""
+
+
+def decode_search(record: Record) -> Event:
+    return Event(record.timestamp, Search(event_id="e", user_id="u", query="q", timestamp=record.timestamp), record)
+
+
+def decode_click(record: Record) -> Event | Reject:
+    if record.value is None:
+        return Reject("value: null", record)
+    return Event(record.timestamp, Click(event_id="e", user_id="u", item_id="i", timestamp=record.timestamp), record)
+
+
+def new_intake(*, wait: float = 0.05, backlog_wait: float = 5.0, lag: int | None = 0, capacity: int = 100) -> Intake:
+    intake = Intake(
+        {"searches": decode_search, "clicks": decode_click}, wait=wait, backlog_wait=backlog_wait, capacity=capacity
+    )
+    intake.lag = lambda _: lag
+    return intake
+
+
+SEARCHES, CLICKS = Partition("searches", 0), Partition("clicks", 0)
+
+
+def records(partition: Partition, times: list[int], start: int = 0) -> list[Record]:
+    return [Record(partition.topic, partition.partition, start + n, time) for n, time in enumerate(times)]
+
+
+async def take_all(intake: Intake, count: int, limit: int = 1000) -> list[Event | Reject]:
+    taken: list[Event | Reject] = []
+    while len(taken) < count:
+        batch = await asyncio.wait_for(intake.take(limit), 5)
+        taken += batch.entries
+        intake.finish()
+    return taken
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50)).map(sorted), min_size=1, max_size=6), st.integers(min_value=1, max_value=7)
+)
+def test_partitions_that_are_each_in_order_come_out_in_order_and_whole(times: list[list[int]], limit: int) -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0)
+        partitions = [Partition("searches" if n % 2 else "clicks", n) for n in range(len(times))]
+        intake.assign(partitions)
+        for partition, stamps in zip(partitions, times, strict=True):
+            intake.put(partition, records(partition, stamps))
+        taken = await take_all(intake, sum(map(len, times)), limit)
+        seen = [entry.record.timestamp for entry in taken]
+        assert seen == sorted(seen)
+        assert len({(e.record.topic, e.record.partition, e.record.offset) for e in taken}) == sum(map(len, times))
+
+    asyncio.run(run())
+
+
+async def _put_later(intake: Intake, partition: Partition, times: list[int], delay: float) -> None:
+    await asyncio.sleep(delay)
+    intake.put(partition, records(partition, times))
+
+
+def test_an_earlier_event_that_arrives_a_little_later_comes_first() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=2.0)
+        intake.assign([SEARCHES, CLICKS])
+        intake.put(CLICKS, records(CLICKS, [20]))
+        late = asyncio.create_task(_put_later(intake, SEARCHES, [10], 0.05))
+        taken = await take_all(intake, 2)
+        await late
+        assert [entry.record.topic for entry in taken] == ["searches", "clicks"]
+
+    asyncio.run(run())
+
+
+def test_a_partition_with_known_lag_is_waited_for_longer_than_one_read_to_its_end() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0, backlog_wait=0.5, lag=7)
+        intake.assign([SEARCHES, CLICKS])
+        intake.put(CLICKS, records(CLICKS, [20]))
+        late = asyncio.create_task(_put_later(intake, SEARCHES, [10], 0.2))
+        taken = await take_all(intake, 2)
+        await late
+        assert [entry.record.topic for entry in taken] == ["searches", "clicks"]
+
+    asyncio.run(run())
+
+
+def test_waiting_ends_and_a_silent_partition_then_costs_nothing_until_it_speaks_again() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.2)
+        intake.assign([SEARCHES, CLICKS])
+        loop = asyncio.get_running_loop()
+        intake.put(CLICKS, records(CLICKS, [20]))
+        begun = loop.time()
+        await take_all(intake, 1)
+        first = loop.time() - begun
+        intake.put(CLICKS, records(CLICKS, [30], start=1))
+        begun = loop.time()
+        await take_all(intake, 1)
+        assert first >= 0.15
+        assert loop.time() - begun < 0.1
+
+    asyncio.run(run())
+
+
+def test_what_is_fetched_again_after_a_seek_is_taken_once() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0)
+        intake.assign([CLICKS])
+        intake.put(CLICKS, records(CLICKS, [1, 2, 3]))
+        intake.put(CLICKS, records(CLICKS, [1, 2, 3, 4]))
+        assert [entry.record.offset for entry in await take_all(intake, 4)] == [0, 1, 2, 3]
+
+    asyncio.run(run())
+
+
+def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0)
+        intake.assign([SEARCHES, CLICKS])
+        broken = Record("clicks", 0, 1, 0, value=None)
+        intake.put(CLICKS, [Record("clicks", 0, 0, 10), broken, Record("clicks", 0, 2, 30)])
+        intake.put(SEARCHES, records(SEARCHES, [5, 20]))
+        taken = await take_all(intake, 5)
+        assert [e.record.timestamp for e in taken] == [5, 10, 0, 20, 30]
+
+    asyncio.run(run())
+
+
+def test_a_full_partition_is_named_until_it_has_room() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0, capacity=2)
+        intake.assign([SEARCHES, CLICKS])
+        intake.put(CLICKS, records(CLICKS, [1, 2]))
+        assert intake.full() == {CLICKS}
+        await take_all(intake, 2)
+        assert intake.full() == set()
+
+    asyncio.run(run())
+
+
+def test_draining_waits_for_the_batch_in_flight_and_hands_out_nothing_more() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0)
+        intake.assign([CLICKS])
+        intake.put(CLICKS, records(CLICKS, [1, 2, 3]))
+        batch = await intake.take(1)
+        assert batch.offsets == {CLICKS: 1}
+        draining = asyncio.create_task(intake.drain())
+        await asyncio.sleep(0.01)
+        assert not draining.done()
+        intake.finish()
+        await draining
+        waiting = asyncio.create_task(intake.take(10))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        intake.assign([CLICKS])
+        intake.put(CLICKS, records(CLICKS, [2, 3], start=1))
+        assert (await waiting).offsets == {CLICKS: 3}
+
+    asyncio.run(run())
