@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from rich.console import Console
 
 from stream import topics
-from stream.encoder import Encoder, EncoderError
+from stream.encoder import DeviceError, Encoder, ModelFolderError
 from stream.settings import Settings
 
 
@@ -73,7 +73,7 @@ def _model(settings: Settings) -> str:
     try:
         encoder = Encoder(model.folder, device=model.device, variant=model.variant, threads=model.threads, cache_size=16)
         encoder.encode(["is anybody there?"])
-    except EncoderError as error:
+    except (DeviceError, ModelFolderError) as error:
         raise Ailment(str(error)) from error
     return f"{encoder.version}, {encoder.dimension} dimensions, on {encoder.provider}"
 

@@ -16,6 +16,9 @@ from stream.lines import Line
 RECORD_OVERHEAD = 72
 """Bytes that a record takes beside key and value, at most: a batch header of 61 for a batch of one, and its own."""
 
+CONNECT_SECONDS = 10
+"""How long a broker may take to answer at all."""
+
 Place = tuple[str, int]
 """Topic and partition."""
 
@@ -33,8 +36,9 @@ class CommittedOffsets:
     """
 
     def __init__(self, connection: Mapping[str, Any], group: str) -> None:
-        # read_committed: offsets that an open transaction is about to move are waited for, not read too early.
-        settings = {**connection, "group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed"}
+        # With read_committed an offset that an open transaction is about to move would be waited for. The one before
+        # it, which this answers at once, is the right one here: what has been consumed for certain.
+        settings = {**connection, "group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
         self._consumer = Consumer(settings)
 
     def __call__(self, places: Collection[Place]) -> dict[Place, int]:
@@ -44,7 +48,9 @@ class CommittedOffsets:
             FeedError: the broker did not tell in ten seconds.
         """
         try:
-            found = self._consumer.committed([TopicPartition(*place) for place in sorted(places)], timeout=10)
+            found = self._consumer.committed(
+                [TopicPartition(*place) for place in sorted(places)], timeout=CONNECT_SECONDS
+            )
         except KafkaException as error:
             raise FeedError(f"the broker does not tell the worker's offsets ({error.args[0].str()})") from error
         return {(tp.topic, tp.partition): tp.offset for tp in found if tp.error is None and tp.offset >= 0}
@@ -169,7 +175,7 @@ class Feeder:
 
     def _list_topics(self) -> set[str]:
         try:
-            return set(self._producer.list_topics(timeout=10).topics)
+            return set(self._producer.list_topics(timeout=CONNECT_SECONDS).topics)
         except KafkaException as error:
             raise FeedError(f"no broker answers at {self._servers} ({error.args[0].str()}); is it running?") from error
 

@@ -7,9 +7,12 @@ The file is `driftstream.toml` in the working directory, or the one that `DRIFTS
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -74,13 +77,31 @@ class Window(Group):
 class Profile(Group):
     """The decayed sums: one per half-life, shortest first."""
 
-    half_lives_days: tuple[Days, ...] = (0.25, 3.0, 30.0)
+    half_lives_days: Annotated[tuple[Days, ...], Field(min_length=1, max_length=16)] = (0.25, 3.0, 30.0)
     search_weight: Annotated[float, Field(ge=0)] = 0.5
     click_weight: Annotated[float, Field(ge=0)] = 1.0
 
+    @cached_property
+    def half_lives_ms(self) -> NDArray[np.float64]:
+        """The half-lives in ms, shape (K,)."""
+        return np.array(self.half_lives_days) * 86_400_000.0
+
 
 class Drift(Group):
-    """When a user's interest counts as drifting, and as shifted."""
+    """When a user's interest counts as drifting, and as shifted: see `stream/drift.py` for the formula.
+
+    Half-lives and warm-up are counted in behaviours. `alarm`, `shifted` and `calm` are levels of the CUSUM: drifting begins at the
+    first, counts as a shift at the second, and is over at the third.
+    """
+
+    short_half_life: Annotated[float, Field(gt=0)] = 8.0
+    long_half_life: Annotated[float, Field(gt=0)] = 60.0
+    warm_up: Annotated[int, Field(ge=2, le=255)] = 10
+    reference: Annotated[float, Field(ge=0, le=2)] = 0.5
+    memory: Annotated[float, Field(gt=0, le=1)] = 0.95
+    alarm: Annotated[float, Field(gt=0)] = 2.4
+    shifted: Annotated[float, Field(gt=0)] = 3.6
+    calm: Annotated[float, Field(ge=0)] = 0.8
 
 
 class Recommend(Group):
@@ -101,7 +122,7 @@ class Recommend(Group):
     # The ranker's weights: stream/recommend/ranker.py has the formula.
     text_weight: float = 8.0
     coverage_weight: float = 8.0
-    profile_weight: float = 4.0
+    profile_weight: float = 2.0
     popular_prior: Annotated[float, Field(gt=0)] = 1.0
     similar_prior: Annotated[float, Field(gt=0)] = 0.5
     query_prior: Annotated[float, Field(gt=0)] = 1.0

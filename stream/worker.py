@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 
 from stream import topics
 from stream.app import App
-from stream.encoder import Encoder, EncoderError
+from stream.encoder import DeviceError, Encoder, ModelFolderError
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
 from stream.settings import Settings, effective
@@ -44,8 +44,8 @@ def run(settings: Settings, log_level: str) -> None:
         knowledge = Knowledge(settings, encoder)
         knowledge.load()
         encoder.warm_up()
-    except (topics.TopicError, EncoderError, KafkaException, TimeoutError) as error:
+    except (topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError) as error:
         raise WorkerError(str(error)) from error
-    app = App(settings, Pipeline(settings, encoder, knowledge), knowledge)
+    app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge)
     worker = faust.Worker(app, loglevel=log_level.upper(), redirect_stdouts=False, override_logging=False)
     worker.execute_from_commandline()

@@ -1,0 +1,112 @@
+"""Texts to unit vectors: the model folder that `model-export` made, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from stream.encoder.batching import micro_batches
+from stream.encoder.cache import EmbeddingCache
+from stream.encoder.manifest import TOKENIZER, Manifest, ModelFolderError, Variant, check_files, read_manifest
+from stream.encoder.session import Device, DeviceError, choose_device, open_session
+
+__all__ = ["DeviceError", "Encoder", "Manifest", "ModelFolderError", "read_manifest"]
+
+log = logging.getLogger(__name__)
+
+# What runs fastest where, at an accuracy that the manifest states.
+BEST_VARIANT: dict[str, Variant] = {"cpu": "int8", "cuda": "fp16"}
+
+
+class Encoder:
+    """A sentence encoder.
+
+        encoder = Encoder(Path("models/default"))
+        encoder.encode(["garden hose", "hose reel"])  # float32, shape (2, encoder.dimension), rows of length 1
+
+    On a CPU a text's vector is the same, bit for bit, whatever else is encoded with it, and whether it came from the cache.
+
+    `variant="auto"` is int8 on a CPU and fp16 on CUDA. `threads` is the number of threads inside an operator, 0 being one for each
+    core. `cache_size` is a number of texts. Raises `ModelFolderError` if the folder is not a whole model folder (hashes are
+    checked), `DeviceError` if `device="cuda"` cannot run.
+    """
+
+    version: str
+    """Names the vectors: those of two versions must not be compared. The model's version and the variant."""
+    dimension: int
+    provider: str
+    """ONNX Runtime's name of what computes: `CPUExecutionProvider` or `CUDAExecutionProvider`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: Device = "auto",
+        variant: Literal["auto", "fp32", "int8", "fp16"] = "auto",
+        threads: int = 0,
+        cache_size: int = 100_000,
+    ) -> None:
+        self.manifest = manifest = read_manifest(folder)
+        where = choose_device(device)
+        try:
+            self._load(folder, where, variant, threads)
+        except DeviceError as error:
+            if device != "auto":
+                raise
+            log.warning("there is a GPU, but the model runs on the CPU: %s", error)
+            self._load(folder, "cpu", variant, threads)
+        self.dimension = manifest.dimension
+        self._output = manifest.outputs[0].name
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(manifest.max_length)
+        if len(self._tokenizer.encode("").ids) < 2:
+            # A product with a single row takes another path through the matrix library and ends in other last bits.
+            raise ModelFolderError(f"the tokenizer in {folder} frames a text with fewer than two tokens: not supported")
+        self._cache = EmbeddingCache(cache_size, manifest.dimension)
+        self._lock = threading.Lock()
+        log.info("encoder %s on %s, %d dimensions", self.version, self.provider, self.dimension)
+
+    def _load(self, folder: Path, device: Literal["cpu", "cuda"], variant: str, threads: int) -> None:
+        chosen: Variant = BEST_VARIANT[device] if variant == "auto" else variant  # type: ignore[assignment]
+        if chosen not in self.manifest.variants:
+            raise ModelFolderError(
+                f"the model in {folder} has no {chosen} variant, only {', '.join(sorted(self.manifest.variants))}"
+            )
+        file = self.manifest.variants[chosen]
+        check_files(folder, self.manifest, [file, TOKENIZER])
+        self._session = open_session(folder / file, device=device, threads=threads)
+        self.provider = self._session.get_providers()[0]
+        self.version = f"{self.manifest.version}-{chosen}"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the unit vectors of `texts`, shape (len(texts), dimension). An empty text has a vector too."""
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        with self._lock:
+            unknown = self._cache.get(texts, vectors)
+            if unknown:
+                new = {text: row for row, text in enumerate(dict.fromkeys(texts[position] for position in unknown))}
+                fresh = self._run(list(new))
+                self._cache.put(list(new), fresh)
+                vectors[unknown] = fresh[[new[texts[position]] for position in unknown]]
+        return vectors
+
+    def warm_up(self) -> None:
+        """Run the model once on a short and a long text, so that the first event does not wait for what loads lazily."""
+        self._run(["", "warm " * self.manifest.max_length])
+
+    def _run(self, texts: list[str]) -> NDArray[np.float32]:
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for batch in micro_batches([len(ids) for ids in tokens]):
+            input_ids = np.array([tokens[position] for position in batch], np.int64)
+            feed = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
+            vectors[batch] = self._session.run([self._output], feed)[0]
+        return vectors

@@ -5,6 +5,8 @@ as to any Kafka. It is **not** a Kafka to rely on. Its limits, as observed with 
 
 - A partition keeps 5 MiB (`PARTITION_BYTES`). Beyond that its oldest batches vanish *silently*, and a consumer that has
   not read them skips on: whoever produces has to stay within that distance of the slowest reader (`stream.feed` can).
+- A fetch that finds nothing is answered only after the consumer's whole maximal wait (500 ms by default), though
+  records may have come meanwhile: `fetch_max_wait_ms=10` (librdkafka: `fetch.wait.max.ms`) makes it quick.
 - Everything is in memory and gone with the process.
 - There is no CreateTopics: topics are made here, before use. One that is merely used gets 4 partitions.
 - Transactions are accepted without meaning: `read_committed` shows aborted records, and offsets sent to a transaction

@@ -163,16 +163,19 @@ class Memory:
         return self._after(QUERY, self.queries.similar(query), time)
 
     def after_items(self, items: Sequence[str], time: int) -> dict[str, float]:
-        """Return the clicks that followed clicks on these items, latest first; the further back, the less they weigh."""
+        """Return the clicks that followed clicks on these items, latest first; the further back, the less."""
         return self._after(FOLLOWED, [(item, 1.0 / (back + 1)) for back, item in enumerate(items)], time)
 
     def _after(self, kind: str, names: Iterable[tuple[str, float]], time: int) -> dict[str, float]:
         known = self._sums[kind]
         total: dict[str, float] = {}
+        factors: dict[int, float] = {}  # nearly always of one period
         for name, weight in names:
             sums = known.get(name)
             if sums is not None:
-                factor = weight * self._decay(kind, sums.period, time)
+                if (decay := factors.get(sums.period)) is None:
+                    decay = factors[sums.period] = self._decay(kind, sums.period, time)
+                factor = weight * decay
                 for item, mass in sums.masses.items():
                     total[item] = total.get(item, 0.0) + factor * mass
         return total

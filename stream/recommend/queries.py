@@ -14,7 +14,7 @@ from stream.recommend.ngrams import NgramIndex, ngrams
 
 KEPT = 20_000  # queries whose neighbours are kept
 CATCH_UP = 48  # up to so many new queries are compared one by one: cheaper than the index
-LEAST = 0.25  # cosine under which two queries have nothing to do with each other
+LEAST = 0.4  # cosine under which two queries have nothing to do with each other
 
 
 class KnownQueries:

@@ -6,12 +6,14 @@
     next     = (followed-item   + followed_prior·asked′) / (Σ followed-item   + followed_prior)
 
 Each line is a Dirichlet-smoothed estimate (MacKay & Peto 1995): clicks seen at this level, and as many clicks as the
-prior is worth distributed as the line above says. Σ runs over the items of the catalogue. asked′ is `asked` with the item
-that was clicked just now scaled down by `repeat`; only a click is answered by the last line. The result is a distribution
-over the catalogue: its values are comparable between events.
+prior is worth, distributed as the line above says. Σ runs over the items of the catalogue. asked′ is `asked` with the
+item that was clicked just now scaled down by `repeat`; only a click is answered by the last line. The result is a
+distribution over the catalogue: its values are comparable between events.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,21 @@ MOST_REASONS = 3
 Floats = NDArray[np.float64]
 
 
+class Ranking(NamedTuple):
+    """Every row's probability and where it came from.
+
+    Attributes:
+        probabilities: (rows,), sum 1; zero where nothing can be recommended.
+        prior: (rows,), the first line of the formula.
+        worth: (4,), what a unit of query, similar-queries, followed-item and prior adds to the probability.
+
+    """
+
+    probabilities: Floats
+    prior: Floats
+    worth: Floats
+
+
 class Ranker:
     """The formula above with the weights of the settings."""
 
@@ -33,62 +50,64 @@ class Ranker:
         self.settings = settings
         self.log_odds = np.array([settings.text_weight, settings.coverage_weight, settings.profile_weight])
 
-    def score(
-        self, features: Floats, live: NDArray[np.bool_], after_click: bool, clicked: int | None
-    ) -> tuple[Floats, Floats]:
-        """Return the probability of each row, and the part of it that each level of evidence gave.
+    def rank(self, features: Floats, live: NDArray[np.bool_], after_click: bool, clicked: int | None) -> Ranking:
+        """Return the probability of each row.
 
         Args:
             features: (len(FEATURES), rows), finite; the rows of clicks (query, similar-queries, followed-item, popular)
-                are not negative, and zero where `live` is false.
+                are not negative, and zero where `live` is false. What `repeat` scales down is scaled down in place.
             live: (rows,), which rows hold an item; at least one does.
             after_click: whether it is a click that is answered: the last line of the formula.
             clicked: the row of the item clicked just now; None where it is not in the catalogue.
 
-        Returns:
-            probabilities: (rows,), sum 1; zero where `live` is false.
-            levels: (4, rows), what query, similar-queries, followed-item and the prior gave; they sum to the above.
         """
         s = self.settings
         log_odds = self.log_odds @ features[TEXT : PROFILE + 1]
-        log_odds -= log_odds[live].max()
+        log_odds -= log_odds.max()
         prior = (features[POPULAR] + s.popular_prior) * np.exp(log_odds)
         prior *= live
-        levels = np.empty((4, features.shape[1]))
-        similar_total = features[SIMILAR].sum() + s.similar_prior
-        query_total = features[QUERY].sum() + s.query_prior
-        np.divide(features[QUERY], query_total, out=levels[0])
-        np.multiply(features[SIMILAR], s.query_prior / (query_total * similar_total), out=levels[1])
-        levels[2] = 0.0
-        share = s.query_prior * s.similar_prior / (query_total * similar_total * prior.sum())
-        np.multiply(prior, share, out=levels[3])
+        query_total, similar_total, followed_total = features[:TEXT].sum(axis=1).tolist()
+        asked = s.query_prior / (query_total + s.query_prior)
+        similar = asked / (similar_total + s.similar_prior)
+        worth = np.array([asked / s.query_prior, similar, 0.0, similar * s.similar_prior / float(prior.sum())])
         if after_click:
+            rest = 1.0
             if clicked is not None:
-                levels[:, clicked] *= s.repeat
-            rest = levels.sum()
-            followed_total = features[FOLLOWED].sum() + s.followed_prior
-            # Where nothing but the clicked items is there and repeat is 0, nothing is left to scale.
-            levels *= s.followed_prior / (followed_total * rest) if rest > 0.0 else 0.0
-            np.divide(features[FOLLOWED], followed_total, out=levels[2])
-        return levels.sum(axis=0), levels
+                here = (
+                    worth[0] * features[QUERY, clicked]
+                    + similar * features[SIMILAR, clicked]
+                    + worth[3] * prior[clicked]
+                )
+                rest -= (1.0 - s.repeat) * here
+                features[: SIMILAR + 1, clicked] *= s.repeat
+                prior[clicked] *= s.repeat
+            # Nothing is left where the catalogue is that one item and `repeat` is 0.
+            worth *= s.followed_prior / (followed_total + s.followed_prior) / rest if rest > 1e-9 else 0.0
+            worth[2] = 1.0 / (followed_total + s.followed_prior)
+        probabilities = worth[:3] @ features[:TEXT] + worth[3] * prior
+        return Ranking(probabilities, prior, worth)
 
-    def shares(self, features: Floats, levels: Floats, chosen: NDArray[np.intp]) -> Floats:
-        """Return what each feature gave to each chosen row, as a share of its score: (len(chosen), len(FEATURES)).
+    def shares(self, features: Floats, averages: Floats, parts: Floats) -> Floats:
+        """Return what each feature gave to each recommended item, as a share of its score: (items, len(FEATURES)).
 
         What the prior gave is divided among text, coverage, profile and popularity in proportion to how far each raises
         the item above the average one; the shares sum to less than 1 where none does.
+
+        Args:
+            features: (items, 4), of each item: text, coverage, profile, popular.
+            averages: (items, 4), of the whole catalogue at that event.
+            parts: (items, 4), what query, similar-queries, followed-item and the prior gave: they sum to the score.
+
         """
-        part = features[TEXT:, chosen]
-        rows = features.shape[1]
-        part[:3] -= (features[TEXT : PROFILE + 1].sum(axis=1) / rows)[:, None]
-        part[:3] *= self.log_odds[:, None]
-        popular = part[3] + self.settings.popular_prior
-        part[3] = np.log(popular / (features[POPULAR].sum() / rows + self.settings.popular_prior))
-        np.maximum(part, 0.0, out=part)
-        part *= levels[3, chosen] / np.maximum(part.sum(axis=0), 1e-12)
-        shares = np.concatenate([levels[:3, chosen], part])
-        shares /= np.maximum(levels[:, chosen].sum(axis=0), 1e-300)
-        return shares.T
+        raised = features - averages
+        raised[:, :3] *= self.log_odds
+        popular = self.settings.popular_prior
+        raised[:, 3] = np.log((features[:, 3] + popular) / (averages[:, 3] + popular))
+        np.maximum(raised, 0.0, out=raised)
+        raised *= (parts[:, 3] / np.maximum(raised[:, 0] + raised[:, 1] + raised[:, 2] + raised[:, 3], 1e-12))[:, None]
+        total = parts[:, 0] + parts[:, 1] + parts[:, 2] + parts[:, 3]
+        shares: Floats = np.concatenate([parts[:, :3], raised], axis=1) / np.maximum(total, 1e-300)[:, None]
+        return shares
 
 
 def reasons(shares: Floats) -> list[list[str]]:
@@ -113,9 +132,10 @@ def best_rows(probabilities: Floats, live: NDArray[np.bool_], count: int) -> NDA
         live: (rows,).
         count: how many at most.
     """
-    rows: NDArray[np.intp] = np.arange(len(probabilities))
-    if len(rows) > count:
-        least = np.partition(probabilities, len(rows) - count)[len(rows) - count]
-        rows = np.flatnonzero(probabilities >= least)
-    rows = rows[live[rows]]
+    if len(probabilities) > count:
+        least = np.partition(probabilities, len(probabilities) - count)[len(probabilities) - count]
+        rows: NDArray[np.intp] = np.flatnonzero(probabilities >= least)
+        rows = rows[live[rows]]
+    else:
+        rows = np.flatnonzero(live)
     return rows[np.lexsort((rows, -probabilities[rows]))[:count]]

@@ -59,9 +59,13 @@ class Occasion(NamedTuple):
 
 
 class _Choice(NamedTuple):
+    """The items of one answer, and what their reasons are computed from."""
+
     items: list[str]
-    scores: Floats
-    shares: Floats
+    scores: Floats  # (items,)
+    features: Floats  # (4, items): text, coverage, profile, popular
+    averages: Floats  # (4,): of the catalogue
+    parts: Floats  # (4, items): of the scores
 
 
 class Recommender:
@@ -91,7 +95,13 @@ class Recommender:
             return [None for _ in chosen]
         # What does not depend on the order of the events is done for all of them together, element by element.
         scores = np.concatenate([choice.scores for choice in answered]).round(6).tolist()
-        why = reasons(np.concatenate([choice.shares for choice in answered]))
+        features, parts = (
+            np.concatenate(arrays, axis=1).T for arrays in ([c.features for c in answered], [c.parts for c in answered])
+        )
+        averages = np.repeat(
+            [choice.averages for choice in answered], [len(choice.items) for choice in answered], axis=0
+        )
+        why = reasons(self.ranker.shares(features, averages, parts))
         items = [
             RecommendedItem(item_id=item_id, score=score, reasons=reason)
             for item_id, score, reason in zip(chain.from_iterable(c.items for c in answered), scores, why, strict=True)
@@ -115,15 +125,20 @@ class Recommender:
         if not occasion.answer:
             return None
         if not len(self.catalogue):
-            return _Choice([], np.zeros(0), np.zeros((0, len(FEATURES))))
+            return _Choice([], np.zeros(0), np.zeros((4, 0)), np.zeros(4), np.zeros((4, 0)))
         features = self.features(occasion)
         live = self.catalogue.live
         place = None if occasion.clicked is None else self.catalogue.rows.get(occasion.clicked)
-        probabilities, levels = self.ranker.score(features, live, occasion.clicked is not None, place)
-        rows = best_rows(probabilities, live, self.settings.count)
-        ids = self.catalogue.ids
+        averages = features[TEXT:].sum(axis=1) / len(self.catalogue)
+        ranking = self.ranker.rank(features, live, occasion.clicked is not None, place)
+        rows = best_rows(ranking.probabilities, live, self.settings.count)
+        chosen = features[:, rows]
         return _Choice(
-            [ids[row] or "" for row in rows.tolist()], probabilities[rows], self.ranker.shares(features, levels, rows)
+            items=[self.catalogue.ids[row] or "" for row in rows.tolist()],
+            scores=ranking.probabilities[rows],
+            features=chosen[TEXT:],
+            averages=averages,
+            parts=np.concatenate([chosen[:TEXT], ranking.prior[None, rows]]) * ranking.worth[:, None],
         )
 
     def features(self, occasion: Occasion) -> Floats:

@@ -1,7 +1,7 @@
 """A real Apache Kafka for the tests, without Docker: its jars on Java 17, one KRaft node on loopback.
 
-    python tests/kafka/broker.py        starts one, prints its address, and stops it on Ctrl-C
-    python tests/kafka/broker.py pin    fetches the jars of docker/kafka/pom.xml and writes their checksums to docker/kafka/jars.sha256
+python tests/kafka/broker.py        starts one, prints its address, and stops it on Ctrl-C
+python tests/kafka/broker.py pin    fetches the jars that docker/kafka/pom.xml names, and pins their checksums beside it
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ JARS = REPOSITORY / ".kafka/jars"
 # Tests come and go quickly: a small heap, and the quick compiler only, which halves the time to boot on two cores.
 JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.apache.logging.log4j.level=WARN"]
 
+# After a kill -9 a broker is let in again only when the session of its former self has expired: 9 seconds by default.
 PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -54,11 +55,13 @@ share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 log.segment.bytes=16777216
 """
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailableError(Exception):
     """Kafka cannot run on this machine; the message says what is missing."""
 
 
@@ -74,7 +77,7 @@ class KafkaBroker:
         boot_timeout: seconds that starting may take.
 
     Raises:
-        BrokerUnavailable: Java or the jars are missing and cannot be had.
+        BrokerUnavailableError: Java or the jars are missing and cannot be had.
         BrokerError: the jars are not the pinned ones, or Kafka does not start.
     """
 
@@ -191,10 +194,10 @@ class KafkaBroker:
 
 
 def jars() -> Path:
-    """Return the folder of Kafka's jars, fetched by Maven where they are missing, and checked against their pinned checksums.
+    """Return the folder of Kafka's jars, fetched by Maven where they are missing, checked against the pinned checksums.
 
     Raises:
-        BrokerUnavailable: they are missing and Maven is too, or cannot fetch them.
+        BrokerUnavailableError: they are missing and Maven is too, or cannot fetch them.
         BrokerError: a checksum differs.
     """
     pinned = {}
@@ -217,7 +220,9 @@ def _checksums(folder: Path) -> dict[str, str]:
 def _fetch() -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        raise BrokerUnavailable(f"Kafka's jars are not in {JARS}, and there is no mvn to fetch them (install maven)")
+        raise BrokerUnavailableError(
+            f"Kafka's jars are not in {JARS}, and there is no mvn to fetch them (install maven)"
+        )
     JARS.parent.mkdir(parents=True, exist_ok=True)
     # Into a folder of its own first: a fetch that was cut off must not look like a finished one.
     with tempfile.TemporaryDirectory(dir=JARS.parent) as fresh:
@@ -225,7 +230,9 @@ def _fetch() -> None:
         arguments = [f"-DoutputDirectory={fresh}", "-DincludeScope=runtime"]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BrokerUnavailable(f"Maven could not fetch Kafka's jars:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+            raise BrokerUnavailableError(
+                f"Maven could not fetch Kafka's jars:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            )
         shutil.rmtree(JARS, ignore_errors=True)
         JARS.mkdir()
         for jar in Path(fresh).glob("*.jar"):
@@ -237,11 +244,11 @@ def _java() -> str:
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
-        raise BrokerUnavailable("there is no java; Kafka needs Java 17 or newer")
+        raise BrokerUnavailableError("there is no java; Kafka needs Java 17 or newer")
     version = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     major = version.partition('"')[2].partition(".")[0]
     if not major.isdigit() or int(major) < 17:
-        raise BrokerUnavailable(f"{java} is not Java 17 or newer: {version.strip()}")
+        raise BrokerUnavailableError(f"{java} is not Java 17 or newer: {version.strip()}")
     return java
 
 
@@ -280,5 +287,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (BrokerUnavailable, BrokerError) as error:
+    except (BrokerUnavailableError, BrokerError) as error:
         sys.exit(str(error))

@@ -1,0 +1,73 @@
+"""Writing a model folder: all of it, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from stream.encoder.manifest import MANIFEST, Manifest, sha256
+
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "tokenizers")
+
+
+class OutputError(Exception):
+    """The output folder cannot be written; the message says what to do."""
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, and put it in the place of `output` when the block ends without an error.
+
+    A model folder that is there already stays whole until then, and is replaced by two renames. Raises `OutputError` if `output` is
+    something else than a model folder: it would be lost.
+    """
+    if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
+        raise OutputError(f"{output} exists and is not a model folder: choose another --output, or remove it")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        new, old = scratch / "new", scratch / "old"
+        new.mkdir()
+        yield new
+        if output.exists():
+            output.rename(old)
+        try:
+            new.rename(output)
+        except OSError:
+            if old.exists():
+                old.rename(output)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file in the folder but the manifest, by name."""
+    return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+
+
+def version_of(name: str, files: dict[str, str]) -> str:
+    """Return the model's version: its name and a digest of the files that decide what it computes."""
+    decisive = {file: digest for file, digest in files.items() if file.endswith(".onnx") or file == "tokenizer.json"}
+    return f"{name}-{hashlib.sha256(msgspec.json.encode(decisive, order='sorted')).hexdigest()[:8]}"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that an export goes through."""
+    return {library: version(library) for library in LIBRARIES}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, synced to disk: it comes last, so a folder that has one is whole."""
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,92 @@
+"""Is this model folder whole, and does it still compute what it promised? Needs ONNX Runtime only, no PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.manifest import hash_files, version_of
+from model_export.sentences import HELD_OUT
+from model_export.settings import ACCURACY_FLOOR, PARITY_TOLERANCE
+from stream.encoder import Encoder
+from stream.encoder.manifest import Accuracy, Manifest, ModelFolderError, Parity, Variant, check_files, read_manifest
+
+
+class VerificationError(Exception):
+    """The model does not do what its manifest says; the message says which promise is broken."""
+
+
+def verify(folder: Path) -> Manifest:
+    """Check hashes, version, parity with PyTorch, each variant's accuracy and its independence of the batch, on this CPU.
+
+    Returns the manifest. Raises `ModelFolderError` for a folder that is not whole, `VerificationError` for one that computes wrongly.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest, list(manifest.files))
+    strange = sorted(set(hash_files(folder)) - set(manifest.files))
+    if strange:
+        raise ModelFolderError(f"{folder} holds what its manifest does not list: {', '.join(strange)}. Remove it")
+    name = manifest.version.rpartition("-")[0]
+    if manifest.version != version_of(name, manifest.files):
+        raise VerificationError(f"version {manifest.version} was not made from these files: {version_of(name, manifest.files)} was")
+    check_computation(folder, manifest, measure_accuracy(folder, tuple(manifest.variants)))
+    return manifest
+
+
+def check_computation(folder: Path, manifest: Manifest, accuracy: dict[Variant, Accuracy]) -> None:
+    """Raise `VerificationError` unless parity, `accuracy` and the vectors' independence of each other hold."""
+    check_parity(folder, manifest.parity)
+    for variant in manifest.variants:
+        check_accuracy(variant, accuracy[variant])
+        check_independence(folder, variant)
+
+
+def check_parity(folder: Path, parity: list[Parity]) -> None:
+    """Raise `VerificationError` unless the fp32 file gives PyTorch's vectors to within `PARITY_TOLERANCE`."""
+    encoder = Encoder(folder, device="cpu", variant="fp32", cache_size=0)
+    vectors = encoder.encode([example.text for example in parity])
+    off = np.abs(vectors - np.array([example.vector for example in parity], np.float32)).max(axis=1)
+    if off.max() > PARITY_TOLERANCE:
+        worst = parity[int(off.argmax())].text
+        raise VerificationError(
+            f"parity: for {worst!r} the fp32 vector is {off.max():.2g} away from PyTorch's; {PARITY_TOLERANCE:.0g} is allowed"
+        )
+
+
+def measure_accuracy(folder: Path, variants: tuple[Variant, ...]) -> dict[Variant, Accuracy]:
+    """Compare each variant's vectors of the held-out sentences, computed on the CPU, with those of fp32."""
+    exact = _vectors(folder, "fp32")
+    measured: dict[Variant, Accuracy] = {}
+    for variant in variants:
+        # Both have length 1 to a float32's precision only; in float64 the cosine of equal vectors is 1 to more digits than are kept.
+        vectors = _vectors(folder, variant)
+        cosine = (vectors * exact).sum(axis=1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(exact, axis=1)
+        measured[variant] = Accuracy(
+            cosine_mean=round(float(cosine.mean()), 6), cosine_min=round(float(cosine.min()), 6), sentences=len(HELD_OUT)
+        )
+    return measured
+
+
+def _vectors(folder: Path, variant: Variant) -> NDArray[np.float64]:
+    return Encoder(folder, device="cpu", variant=variant, cache_size=0).encode(HELD_OUT).astype(np.float64)
+
+
+def check_accuracy(variant: Variant, accuracy: Accuracy) -> None:
+    """Raise `VerificationError` if a variant's mean cosine to fp32 is below its floor."""
+    floor = ACCURACY_FLOOR[variant]
+    if not accuracy.cosine_mean >= floor:
+        raise VerificationError(
+            f"accuracy: the mean cosine of {variant} to fp32 is {accuracy.cosine_mean:.4f} over {accuracy.sentences} sentences; "
+            f"{floor} is the floor"
+        )
+
+
+def check_independence(folder: Path, variant: Variant) -> None:
+    """Raise `VerificationError` unless every held-out sentence gets the same vector alone and in company, bit for bit."""
+    encoder = Encoder(folder, device="cpu", variant=variant, cache_size=0)
+    together = encoder.encode(HELD_OUT)
+    for text, vector in zip(HELD_OUT, together, strict=True):
+        if not np.array_equal(encoder.encode([text])[0], vector):
+            raise VerificationError(f"independence: with {variant}, {text!r} has another vector alone than among others")

@@ -1,0 +1,101 @@
+"""Has a user's interest left where it used to be? Judged at every behaviour, with a false-alarm rate in mind.
+
+Scales are counted in behaviours, not in hours, because users differ in pace by orders of magnitude. With x_n the embedding of the n-th
+behaviour and μ the catalogue's mean vector (what all items have in common says nothing about a user):
+
+    short  s = Σ 2^(−age/h_s) · (x − μ)       long  l = Σ 2^(−age/h_l) · (x − μ)
+    d = 1 − cos(s, l − s)                     the newest count in s and hardly in l − s
+    g ← max(0, λ·g + d − reference)           a CUSUM that forgets (Page 1954; Yashchin 1989)
+
+`reference` is the distance that sampling alone gives to a short mean of that many behaviours; the excess has to persist to
+add up. States follow g with hysteresis. The score is 1 − 2^(−g/alarm): 0.5 where the alarm is raised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.events import DriftLevel, State
+from stream.settings import Drift
+
+Vector = NDArray[np.float32]
+STATES: tuple[State, ...] = ("stable", "drifting", "shifted")
+
+
+class DriftDetector:
+    """One user's detector. The sums are kept in half precision: that is what is stored, so that a restart changes nothing.
+
+    Attributes:
+        short, long: Σ 2^(−age/h) · x, shape (d,), float16; μ is taken off when they are compared.
+        short_weight, long_weight: the matching Σ 2^(−age/h).
+        count: behaviours seen, up to the warm-up.
+        excess: g.
+        state: as published.
+    """
+
+    __slots__ = ("count", "excess", "long", "long_weight", "short", "short_weight", "state")
+
+    def __init__(self, dimension: int) -> None:
+        self.short: NDArray[np.float16] = np.zeros(dimension, np.float16)
+        self.long: NDArray[np.float16] = np.zeros(dimension, np.float16)
+        self.short_weight = 0.0
+        self.long_weight = 0.0
+        self.count = 0
+        self.excess = 0.0
+        self.state: State = "stable"
+
+    def update(self, vector: Vector, centre: Vector, settings: Drift) -> None:
+        """Take in the next behaviour.
+
+        Args:
+            vector: its embedding, shape (d,).
+            centre: μ, shape (d,).
+            settings: half-lives in behaviours, reference, forgetting and thresholds.
+        """
+        fade_short, fade_long = 2.0 ** (-1 / settings.short_half_life), 2.0 ** (-1 / settings.long_half_life)
+        short = self.short.astype(np.float32)
+        short *= np.float32(fade_short)
+        short += vector
+        long = self.long.astype(np.float32)
+        long *= np.float32(fade_long)
+        long += vector
+        self.short[:] = short
+        self.long[:] = long
+        self.short_weight = self.short_weight * fade_short + 1.0
+        self.long_weight = self.long_weight * fade_long + 1.0
+        self.count = min(self.count + 1, settings.warm_up)
+        if self.count < settings.warm_up:
+            return
+        recent = short - np.float32(self.short_weight) * centre
+        before = long - short - np.float32(self.long_weight - self.short_weight) * centre
+        norms = float(np.sqrt(_dot(recent, recent) * _dot(before, before)))
+        distance = 1.0 - _dot(recent, before) / norms if norms > 0.0 else 0.0
+        self.excess = max(0.0, settings.memory * self.excess + distance - settings.reference)
+        self.state = self._next_state(settings)
+
+    def level(self, settings: Drift) -> DriftLevel:
+        """Return score and state, as published."""
+        return DriftLevel(score=round(1.0 - 2.0 ** (-self.excess / settings.alarm), 6), state=self.state)
+
+    def _next_state(self, settings: Drift) -> State:
+        if self.excess >= settings.shifted:
+            return "shifted"
+        if self.excess <= settings.calm:
+            return "stable"
+        if self.state == "stable" and self.excess >= settings.alarm:
+            return "drifting"
+        return self.state
+
+
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(np.dot(a, b))
+
+
+def centre_of(vectors: Vector) -> Vector:
+    """Return the mean of the catalogue's vectors (n, d) as (d,); zero for an empty catalogue."""
+    if not len(vectors):
+        return np.zeros(vectors.shape[1], np.float32)
+    return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

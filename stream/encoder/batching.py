@@ -1,0 +1,31 @@
+"""Micro-batches: which texts go through the model together.
+
+A vector must not depend on its neighbours. So a micro-batch holds texts of one token count only: nothing is padded, and every sum in
+the model runs over the same terms in the same order whoever else is in the batch (the graph's other half of that promise is in
+`model_export.quantize`). It also wastes no arithmetic on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+# The fewest tokens at which a matrix product runs at full speed on a CPU core is about a hundred; beyond some thousands only memory
+# and the time to the first result grow.
+TOKEN_BUDGET = 2048
+
+
+def micro_batches(lengths: Sequence[int], token_budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
+    """Yield lists of positions in `lengths`, shortest first: one token count to a list, at most `token_budget` tokens together.
+
+    Each position comes once. A text longer than the budget goes alone.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batch: list[int] = []
+    for position in order:
+        length = lengths[position]
+        if batch and (length != lengths[batch[0]] or (len(batch) + 1) * length > token_budget):
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
