@@ -22,7 +22,9 @@ from stream.engine.transport import BatchTransport
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
 from stream.settings import Settings
+from stream.interests import describe
 from stream.state import UserState
+from stream.web import Answer, WebServer
 
 log = logging.getLogger("driftstream")
 
@@ -62,10 +64,7 @@ class App(faust.App):
             table_standby_replicas=0,  # recovery reads the changelog at full speed instead
             key_serializer="raw",
             value_serializer="raw",
-            web_enabled=settings.web.enabled,
-            web_bind=settings.web.host,
-            web_host=settings.web.host,
-            web_port=settings.web.port,
+            web_enabled=False,  # Faust's own pages show tables to anybody: stream/web.py serves what we mean to
             stream_wait_empty=True,
             broker_max_poll_records=engine.partition_buffer,
             broker_session_timeout=settings.broker.session_timeout_ms / 1000,
@@ -93,6 +92,9 @@ class App(faust.App):
         )
         self.on_rebalance_complete.connect(self._begin)
         self.agent(Batches(self), name="recommend")(self._recommend)
+        self.serving = False
+        if settings.web.enabled:
+            self.service(WebServer(settings.web, self._ready, self._profile))
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -100,6 +102,7 @@ class App(faust.App):
     async def _begin(self, *_: Any, **__: Any) -> None:
         """The state is recovered: start with the partitions that this worker now owns."""
         self.states.forget()
+        self.serving = True
         self.intake.assign(Partition(tp.topic, tp.partition) for tp in self.consumer.assignment())
 
     async def _recommend(self, batches: faust.Stream[Batch]) -> None:
@@ -125,6 +128,21 @@ class App(faust.App):
         if learned is not None:
             work.outputs.append(learned)
         return work
+
+    def _ready(self) -> Answer:
+        serving = self.serving and not self.rebalancing
+        body = {"ready": serving, "model": self.pipeline.model, "provider": self.pipeline.encoder.provider}
+        return (200 if serving else 503), body
+
+    def _profile(self, user_id: str) -> Answer:
+        topic = self.settings.topics.name("clicks")
+        partition = self.consumer.key_partition(topic, user_id.encode())
+        if partition is None or TP(topic, partition) not in self.consumer.assignment():
+            return 404, {"error": f"partition {partition} of {user_id} belongs to another worker; ask that one with --url"}
+        state = self.states.peek(partition, user_id)
+        if state is None:
+            return 404, {"error": f"{user_id} has neither searched nor clicked yet"}
+        return 200, describe(user_id, state, self.knowledge.catalogue, self.settings)
 
     @property
     def group(self) -> str:

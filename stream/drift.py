@@ -93,9 +93,3 @@ class DriftDetector:
 def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.dot(a, b))
 
-
-def centre_of(vectors: Vector) -> Vector:
-    """Return the mean of the catalogue's vectors (n, d) as (d,); zero for an empty catalogue."""
-    if not len(vectors):
-        return np.zeros(vectors.shape[1], np.float32)
-    return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -44,7 +44,7 @@ class Reader(threading.Thread):
                 "fetch.wait.max.ms": 20,
             }
         )
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self.failure: Exception | None = None
         self.recommendations = 0
         self.dead_letters = 0
@@ -61,7 +61,7 @@ class Reader(threading.Thread):
             found = self._consumer.list_topics(timeout=10).topics
             self._consumer.assign([TopicPartition(t, p, OFFSET_BEGINNING) for t in names for p in found[t].partitions])
             messages: list[Message] = []
-            while messages or not self._stop.is_set():
+            while messages or not self._ending.is_set():
                 messages = self._consumer.consume(2000, 0.1)
                 for message in messages:
                     self._take(message)
@@ -72,7 +72,7 @@ class Reader(threading.Thread):
 
     def stop(self) -> None:
         """Stop reading and wait until the last message is written."""
-        self._stop.set()
+        self._ending.set()
         self.join()
 
     def answered_up_to(self, places: Collection[Place]) -> dict[Place, int]:

@@ -69,7 +69,7 @@ def _run(
     truth: dict[str, sample.Shift] = {}
     if data is None:
         data = scratch / "data"
-        truth = sample.write(data)
+        truth = sample.write(data).truth
     files = DataFolder.find(data)
     topics = settings.topics
     items = [item_line(topics.name("items"), line) for line in read_lines(files.items)]

@@ -124,6 +124,6 @@ def _print_shifts(console: Console, reader: Reader, events: list[Line], truth: M
     )
     table = Table("user", "from", "to", "found after")
     for user in sorted(delays, key=lambda user: delays[user])[:8]:
-        table.add_row(user, truth[user].before, truth[user].after, f"{delays[user]} events")
+        table.add_row(user, truth[user].from_category, truth[user].to_category, f"{delays[user]} events")
     if delays:
         console.print(table)

@@ -41,6 +41,11 @@ class StateStore(Generic[S]):
             state = self._decode(stored)
         return state
 
+    def peek(self, partition: int, user_id: str) -> S | None:
+        """Return what RocksDB holds of a user: a copy of its own, safe to read while batches go on."""
+        stored = self._store._db_for_partition(partition).get(user_id.encode())
+        return None if stored is None else self._decode(stored)
+
     def keep(self, partition: int, states: Mapping[str, S]) -> None:
         """Keep states decoded for the next batch; the least recently kept make room."""
         for user_id, state in states.items():

@@ -25,12 +25,17 @@ if TYPE_CHECKING:
     from stream.settings import Broker
 
 
+FETCH_WAIT_MS = 100
+
+
 class CommittedReader(driver.AIOKafkaConsumerThread):
     """The thread that aiokafka runs in; reads committed records only, whatever Faust's own guarantee is set to."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
+        # Faust's 1,500 ms is what an empty fetch may block the partitions that have something; brokers answer at once all the same.
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
 

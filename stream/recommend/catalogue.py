@@ -59,6 +59,8 @@ class Catalogue:
         self._live = np.zeros(0, np.bool_)
         self._index = NgramIndex()
         self._free: list[int] = []
+        self._centre: Vector = np.zeros(dimension, np.float32)
+        self._centre_version = 0
 
     def __len__(self) -> int:
         """Return how many items can be recommended."""
@@ -122,6 +124,15 @@ class Catalogue:
     def live(self) -> NDArray[np.bool_]:
         """Which rows hold an item: (rows,)."""
         return self._live[: len(self.ids)]
+
+    @property
+    def centre(self) -> Vector:
+        """Return the mean of the items' vectors (d,): what all items have in common. Zero for an empty catalogue."""
+        if self._centre_version != self.version:
+            live = self._vectors[: len(self.ids)][self.live]
+            mean = live.mean(axis=0, dtype=np.float64) if len(live) else np.zeros(self.dimension)
+            self._centre, self._centre_version = mean.astype(np.float32), self.version
+        return self._centre
 
     def similarities(self, vector: Vector) -> Vector:
         """Return the cosine of a vector (d,) to every row (rows,); zero for free rows.
