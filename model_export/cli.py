@@ -14,7 +14,7 @@ from model_export.manifest import OutputError
 from model_export.verify import VerificationError, verify
 from stream.encoder.manifest import Manifest, ModelFolderError
 
-app = typer.Typer(help="Make and check the model folder that driftstream serves.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = Console()
 errors = Console(stderr=True)
 
@@ -27,13 +27,13 @@ def main() -> None:
 
 @app.command("export")
 def export_command(
-    output: Annotated[Path, typer.Option(help="The model folder to write; one that is there is replaced when all is well.")],
+    output: Annotated[Path, typer.Option(help="The model folder to write, or to replace once the new one is whole.")],
     base: Annotated[
         str | None,
-        typer.Option(help="A folder or a Hugging Face name of a BERT sentence encoder. Default: the packaged all-MiniLM-L6-v2."),
+        typer.Option(help="A BERT sentence encoder: folder or Hugging Face name. Default: the packaged all-MiniLM-L6-v2."),
     ] = None,
 ) -> None:
-    """Turn a PyTorch sentence encoder into a model folder: fp32, int8 and fp16 ONNX, tokenizer, manifest and model card."""
+    """Turn a PyTorch sentence encoder into a model folder: ONNX in fp32, int8 and fp16, tokenizer, manifest, model card."""
     try:
         from model_export.export import ExportError  # PyTorch takes seconds to import, and `verify` runs without it
         from model_export.folder import export
@@ -49,7 +49,7 @@ def export_command(
 
 @app.command("verify")
 def verify_command(folder: Annotated[Path, typer.Argument(help="A model folder.")]) -> None:
-    """Check a model folder: hashes, parity with PyTorch, accuracy of each variant. Exits with 1 and the reason if one is off."""
+    """Check a model folder's hashes, parity with PyTorch and accuracy. Exits with 1 and the reason if one is off."""
     try:
         with console.status("verifying"):
             manifest = verify(folder)

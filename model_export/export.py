@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: a BERT with pooling and normalisation in the graph, its attention, normalisation and activation fused."""
+"""PyTorch to ONNX: a BERT with pooling and normalisation in the graph, and its operators fused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxscript.rewriter.ort_fusions import optimize_for_ort
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from model_export.settings import OPSET
@@ -41,7 +41,7 @@ class Base:
     """A sentence encoder in PyTorch, with what its folder says about how to use it."""
 
     name: str
-    encoder: torch.nn.Module
+    encoder: PreTrainedModel
     tokenizer: Tokenizer
     pooling: Pooling
     max_length: int
@@ -50,8 +50,8 @@ class Base:
 class SentenceEncoder(torch.nn.Module):
     """Token ids and mask, int64 (batch, length), to unit vectors, float32 (batch, dimension).
 
-    The mask goes to the encoder as the additive four-dimensional one, which transformers passes through; the two-dimensional one
-    would be expanded by gather operators that take longer than they should and that no fusion knows.
+    The mask goes to the encoder as the additive one of four dimensions, which transformers passes through; one of two
+    would be expanded there, by gather operators that no fusion knows.
     """
 
     def __init__(self, encoder: torch.nn.Module, pooling: Pooling) -> None:
@@ -133,12 +133,14 @@ def _pooling(folder: Path) -> Pooling:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    modes = {key for key, value in json.loads(path.read_text()).items() if key.startswith("pooling_mode") and value is True}
+    settings = json.loads(path.read_text())
+    modes = {key for key, value in settings.items() if key.startswith("pooling_mode") and value is True}
     if modes == {"pooling_mode_mean_tokens"}:
         return "mean"
     if modes == {"pooling_mode_cls_token"}:
         return "cls"
-    raise ExportError(f"{path} asks for {', '.join(sorted(modes)) or 'no pooling'}: only mean and CLS pooling are supported")
+    asked = ", ".join(sorted(modes)) or "no pooling"
+    raise ExportError(f"{path} asks for {asked}: only mean and CLS pooling are supported")
 
 
 def export_fp32(base: Base, path: Path) -> dict[str, int]:

@@ -14,7 +14,7 @@ from model_export.quantize import write_fp16, write_int8
 from model_export.sentences import CALIBRATION, HELD_OUT
 from model_export.settings import OPSET, PARITY_TOLERANCE, SMOOTHING
 from model_export.verify import check_computation, measure_accuracy
-from stream.encoder.manifest import FORMAT, TOKENIZER, Manifest, Parity, Tensor, Variant
+from stream.encoder.manifest import TOKENIZER, Manifest, Parity, Tensor, Variant
 
 PARITY_TEXTS = HELD_OUT[:8]
 FILES: dict[Variant, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
@@ -22,8 +22,8 @@ FILES: dict[Variant, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx", "f
 CARD = """\
 # {name}
 
-A sentence encoder in ONNX, made by `model-export` from {base}: text to a unit vector of {dimension} numbers. Its licence is that of
-the base model.
+A sentence encoder in ONNX, made by `model-export` from {base}: text to a unit vector of {dimension} numbers.
+Its licence is that of the base model.
 
 | variant | file | mean cosine to fp32 | least |
 |---|---|---|---|
@@ -32,10 +32,10 @@ the base model.
 Measured on {sentences} sentences on a CPU. The fp32 file agrees with PyTorch to {tolerance:.0g} in every component.
 
 - Tokens: `{tokenizer}`, at most {max_length}; longer texts are cut.
-- Inputs: `input_ids`, `attention_mask`, int64 (batch, length). Output: `sentence_embedding`, float32 (batch, {dimension}); {pooling}
-  pooling and normalisation are inside.
-- int8 is static (SmoothQuant, one scale for each activation) and was calibrated on {calibration} general sentences. Without padding,
-  a text's vector does not depend on the others in its batch.
+- Inputs: `input_ids`, `attention_mask`, int64 (batch, length). Output: `sentence_embedding`, float32
+  (batch, {dimension}); {pooling} pooling and normalisation are inside.
+- int8 is static (SmoothQuant, one scale for each activation) and was calibrated on {calibration} general sentences.
+- Without padding, a text's vector does not depend on the others in its batch.
 - `manifest.json` has hashes, library versions and parity vectors; `model-export verify` checks them.
 """
 
@@ -63,7 +63,7 @@ def export(base: str | None, output: Path, *, progress: Callable[[str], None] = 
         files = hash_files(folder)
         tokens: list[str | int] = ["batch", "length"]
         manifest = Manifest(
-            format=FORMAT,
+            format=1,
             version=version_of(model.name, files),
             base=base or PACKAGED_NAME,
             task="sentence-embedding",
@@ -91,10 +91,10 @@ def export(base: str | None, output: Path, *, progress: Callable[[str], None] = 
 
 
 def _card(name: str, manifest: Manifest) -> str:
-    rows = [
-        f"| {variant} | `{file}` | {manifest.accuracy[variant].cosine_mean:.5f} | {manifest.accuracy[variant].cosine_min:.5f} |"
-        for variant, file in manifest.variants.items()
-    ]
+    rows = []
+    for variant, file in manifest.variants.items():
+        accuracy = manifest.accuracy[variant]
+        rows.append(f"| {variant} | `{file}` | {accuracy.cosine_mean:.5f} | {accuracy.cosine_min:.5f} |")
     return CARD.format(
         name=name,
         base=manifest.base,

@@ -26,8 +26,8 @@ class OutputError(Exception):
 def replacing(output: Path) -> Iterator[Path]:
     """Give an empty folder to fill, and put it in the place of `output` when the block ends without an error.
 
-    A model folder that is there already stays whole until then, and is replaced by two renames. Raises `OutputError` if `output` is
-    something else than a model folder: it would be lost.
+    A model folder that is there already stays whole until then, and is replaced by two renames. Raises `OutputError` if
+    `output` is something else than a model folder: it would be lost.
     """
     if output.exists() and not (output.is_dir() and ((output / MANIFEST).is_file() or not any(output.iterdir()))):
         raise OutputError(f"{output} exists and is not a model folder: choose another --output, or remove it")

@@ -1,6 +1,7 @@
 """Sentences of the kind that the encoder meets: queries, titles, questions, descriptions. Written for this project.
 
-`CALIBRATION` sets the ranges of the int8 file; `HELD_OUT`, which it never saw, measures every variant and makes the parity vectors.
+`CALIBRATION` sets the ranges of the int8 file; `HELD_OUT`, which it never saw, measures every variant and makes the
+parity vectors.
 """
 
 _CALIBRATION = """

@@ -19,9 +19,10 @@ class VerificationError(Exception):
 
 
 def verify(folder: Path) -> Manifest:
-    """Check hashes, version, parity with PyTorch, each variant's accuracy and its independence of the batch, on this CPU.
+    """Check hashes, version, parity with PyTorch, each variant's accuracy and independence of the batch, on this CPU.
 
-    Returns the manifest. Raises `ModelFolderError` for a folder that is not whole, `VerificationError` for one that computes wrongly.
+    Returns the manifest. Raises `ModelFolderError` for a folder that is not whole, `VerificationError` for one that
+    computes wrongly.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest, list(manifest.files))
@@ -30,7 +31,9 @@ def verify(folder: Path) -> Manifest:
         raise ModelFolderError(f"{folder} holds what its manifest does not list: {', '.join(strange)}. Remove it")
     name = manifest.version.rpartition("-")[0]
     if manifest.version != version_of(name, manifest.files):
-        raise VerificationError(f"version {manifest.version} was not made from these files: {version_of(name, manifest.files)} was")
+        raise VerificationError(
+            f"version {manifest.version} was not made from these files: {version_of(name, manifest.files)} was"
+        )
     check_computation(folder, manifest, measure_accuracy(folder, tuple(manifest.variants)))
     return manifest
 
@@ -60,11 +63,13 @@ def measure_accuracy(folder: Path, variants: tuple[Variant, ...]) -> dict[Varian
     exact = _vectors(folder, "fp32")
     measured: dict[Variant, Accuracy] = {}
     for variant in variants:
-        # Both have length 1 to a float32's precision only; in float64 the cosine of equal vectors is 1 to more digits than are kept.
+        # Lengths are 1 to a float32's precision only; in float64 the cosine of equal vectors is 1 to all digits kept.
         vectors = _vectors(folder, variant)
         cosine = (vectors * exact).sum(axis=1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(exact, axis=1)
         measured[variant] = Accuracy(
-            cosine_mean=round(float(cosine.mean()), 6), cosine_min=round(float(cosine.min()), 6), sentences=len(HELD_OUT)
+            cosine_mean=round(float(cosine.mean()), 6),
+            cosine_min=round(float(cosine.min()), 6),
+            sentences=len(HELD_OUT),
         )
     return measured
 
@@ -78,15 +83,15 @@ def check_accuracy(variant: Variant, accuracy: Accuracy) -> None:
     floor = ACCURACY_FLOOR[variant]
     if not accuracy.cosine_mean >= floor:
         raise VerificationError(
-            f"accuracy: the mean cosine of {variant} to fp32 is {accuracy.cosine_mean:.4f} over {accuracy.sentences} sentences; "
-            f"{floor} is the floor"
+            f"accuracy: the mean cosine of {variant} to fp32 is {accuracy.cosine_mean:.4f} over {accuracy.sentences} "
+            f"sentences; {floor} is the floor"
         )
 
 
 def check_independence(folder: Path, variant: Variant) -> None:
-    """Raise `VerificationError` unless every held-out sentence gets the same vector alone and in company, bit for bit."""
+    """Raise `VerificationError` unless a sentence gets the same vector, bit for bit, alone and among others."""
     encoder = Encoder(folder, device="cpu", variant=variant, cache_size=0)
     together = encoder.encode(HELD_OUT)
     for text, vector in zip(HELD_OUT, together, strict=True):
         if not np.array_equal(encoder.encode([text])[0], vector):
-            raise VerificationError(f"independence: with {variant}, {text!r} has another vector alone than among others")
+            raise VerificationError(f"independence: {variant} gives {text!r} another vector alone than among others")

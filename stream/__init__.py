@@ -1,0 +1,1 @@
+"""The worker: from events on Kafka to recommendations."""

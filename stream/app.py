@@ -14,15 +14,15 @@ from typing import Any
 import faust
 from faust.types import TP
 
-from stream.engine.checkpoint import Checkpoint, Lost, Work
+from stream.engine.checkpoint import Checkpoint, Work
 from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.recovery import TableManager
 from stream.engine.store import StateStore
 from stream.engine.transport import BatchTransport
+from stream.interests import describe
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
 from stream.settings import Settings
-from stream.interests import describe
 from stream.state import UserState
 from stream.web import Answer, WebServer
 
@@ -80,9 +80,7 @@ class App(faust.App):
             value_type=bytes,
             options={"driver": "rocksdict", "block_cache_size": engine.block_cache_mb * 2**20},
         )
-        self.states: StateStore[UserState] = StateStore(
-            self.users.data, pipeline.decode_state, capacity=engine.states_in_memory
-        )
+        self.states: StateStore[UserState] = StateStore(self.users.data, pipeline.decode_state, capacity=engine.states_in_memory)
         self.checkpoint = Checkpoint(
             settings.broker.librdkafka(),
             guarantee=engine.guarantee,

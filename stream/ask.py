@@ -32,9 +32,7 @@ def show_profile(settings: Settings, user_id: str, url: str | None) -> None:
     except urllib.error.HTTPError as error:
         raise AskError(json.load(error).get("error", str(error))) from error
     except (urllib.error.URLError, OSError) as error:
-        raise AskError(
-            f"no worker answers at {base}; start one with `driftstream worker`, or name it with --url"
-        ) from error
+        raise AskError(f"no worker answers at {base}; start one with `driftstream worker`, or name it with --url") from error
     _print(found)
 
 

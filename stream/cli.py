@@ -15,10 +15,10 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 err = Console(stderr=True, highlight=False)
 
 
-def settings_or_exit(**overrides: object) -> Settings:
+def settings_or_exit() -> Settings:
     """Read the settings; on a mistake in them say which one and exit with 2."""
     try:
-        return read_settings(**overrides)
+        return read_settings()
     except SettingsError as error:
         fail(str(error), code=2)
 

@@ -15,7 +15,7 @@ from stream.encoder import DeviceError, Encoder, ModelFolderError
 from stream.settings import Settings
 
 
-class Ailment(Exception):
+class AilmentError(Exception):
     """Something is wrong; the message says what to do."""
 
 
@@ -32,7 +32,7 @@ def examine(settings: Settings) -> bool:
     for name, check in checks:
         try:
             console.print(f"[green]ok  [/] {name}: {check(settings)}", soft_wrap=True)
-        except Ailment as ailment:
+        except AilmentError as ailment:
             well = False
             console.print(f"[red]FAIL[/] {name}: {ailment}", soft_wrap=True)
     return well
@@ -42,7 +42,7 @@ def _broker(settings: Settings) -> str:
     try:
         cluster = AdminClient(settings.broker.librdkafka()).list_topics(timeout=10)
     except KafkaException as error:
-        raise Ailment(
+        raise AilmentError(
             f"no broker answers at {settings.broker.servers} ({error.args[0].str()}). "
             "Start one, or set DRIFTSTREAM_BROKER__SERVERS"
         ) from error
@@ -53,15 +53,15 @@ def _topics(settings: Settings) -> str:
     try:
         present = AdminClient(settings.broker.librdkafka()).list_topics(timeout=10).topics
     except KafkaException as error:
-        raise Ailment("cannot be listed without a broker") from error
+        raise AilmentError("cannot be listed without a broker") from error
     wanted = topics.plan(settings)
     missing = [topic.name for topic in wanted if topic.name not in present]
     if missing:
-        raise Ailment(f"missing: {', '.join(missing)}. `driftstream worker` makes them if the broker allows it")
+        raise AilmentError(f"missing: {', '.join(missing)}. `driftstream worker` makes them if the broker allows it")
     for topic in wanted:
         found = len(present[topic.name].partitions)
         if topic.partitions > 1 and found != topic.partitions:
-            raise Ailment(
+            raise AilmentError(
                 f"{topic.name} has {found} partitions, the settings say {topic.partitions}. "
                 f"Set DRIFTSTREAM_TOPICS__PARTITIONS={found}"
             )
@@ -74,7 +74,7 @@ def _model(settings: Settings) -> str:
         encoder = Encoder(model.folder, device=model.device, variant=model.variant, threads=model.threads, cache_size=16)
         encoder.encode(["is anybody there?"])
     except (DeviceError, ModelFolderError) as error:
-        raise Ailment(str(error)) from error
+        raise AilmentError(str(error)) from error
     return f"{encoder.version}, {encoder.dimension} dimensions, on {encoder.provider}"
 
 
@@ -86,8 +86,8 @@ def _state(settings: Settings) -> str:
             pass
         room = os.statvfs(folder)
     except OSError as error:
-        raise Ailment(f"{folder} cannot be written ({error.strerror}). Set DRIFTSTREAM_ENGINE__STATE_FOLDER") from error
+        raise AilmentError(f"{folder} cannot be written ({error.strerror}). Set DRIFTSTREAM_ENGINE__STATE_FOLDER") from error
     free = room.f_bavail * room.f_frsize / 2**30
     if free < 1:
-        raise Ailment(f"{folder} has {free:.1f} GiB left. Make room, or set DRIFTSTREAM_ENGINE__STATE_FOLDER")
+        raise AilmentError(f"{folder} has {free:.1f} GiB left. Make room, or set DRIFTSTREAM_ENGINE__STATE_FOLDER")
     return f"{folder} is writable, {free:.0f} GiB free"

@@ -92,4 +92,3 @@ class DriftDetector:
 
 def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.dot(a, b))
-

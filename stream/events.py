@@ -14,9 +14,7 @@ from msgspec import Meta
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=512)]
 Query = Annotated[str, Meta(max_length=1000, description="what was typed; longer ones are refused")]
-EventTime = Annotated[
-    int | datetime, Meta(description="event time: integer epoch milliseconds, or RFC 3339 with a zone")
-]
+EventTime = Annotated[int | datetime, Meta(description="event time: integer epoch milliseconds, or RFC 3339 with a zone")]
 Milliseconds = Annotated[int, Meta(description="integer epoch milliseconds")]
 
 

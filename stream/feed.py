@@ -48,9 +48,7 @@ class CommittedOffsets:
             FeedError: the broker did not tell in ten seconds.
         """
         try:
-            found = self._consumer.committed(
-                [TopicPartition(*place) for place in sorted(places)], timeout=CONNECT_SECONDS
-            )
+            found = self._consumer.committed([TopicPartition(*place) for place in sorted(places)], timeout=CONNECT_SECONDS)
         except KafkaException as error:
             raise FeedError(f"the broker does not tell the worker's offsets ({error.args[0].str()})") from error
         return {(tp.topic, tp.partition): tp.offset for tp in found if tp.error is None and tp.offset >= 0}
@@ -92,9 +90,7 @@ class Feeder:
         FeedError: on creation, where no broker answers in ten seconds.
     """
 
-    def __init__(
-        self, connection: Mapping[str, Any], *, speed: float | None = None, ahead: Ahead | None = None
-    ) -> None:
+    def __init__(self, connection: Mapping[str, Any], *, speed: float | None = None, ahead: Ahead | None = None) -> None:
         if speed is not None and not speed > 0:
             raise ValueError(f"speed must be positive, not {speed}")
         self._speed = speed

@@ -120,17 +120,17 @@ class Knowledge:
     def _catalogue_changes(self, records: list[BroadcastRecord]) -> None:
         newest: dict[str, Item | None] = {}
         for record in records:
-            change = decode_item(record)
-            if isinstance(change, Reject):
+            found = decode_item(record)
+            if isinstance(found, Reject):
                 if record.offset >= self._judged.get(record.partition, 0):
-                    self._rejects.append(dead_letter(self.settings.topics, change))
-            elif isinstance(change, str):
-                newest[change] = None
+                    self._rejects.append(dead_letter(self.settings.topics, found))
+            elif isinstance(found, str):
+                newest[found] = None
             else:
-                newest[change.item_id] = change
+                newest[found.item_id] = found
         items = [item for item in newest.values() if item is not None]
         for item, vector in zip(items, self.encoder.encode([item_text(item) for item in items]), strict=True):
             self.catalogue.put(item, vector)
-        for item_id, item in newest.items():
-            if item is None:
+        for item_id, change in newest.items():
+            if change is None:
                 self.catalogue.remove(item_id)

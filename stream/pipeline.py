@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stream.decode import Event, Record, Reject, decode_click, decode_search
+from stream.decode import Event, Reject, decode_click, decode_search
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Work
 from stream.engine.intake import Batch
@@ -30,8 +30,13 @@ QUERY_MEMORY_MS = 1_800_000  # half an hour: how long a search explains the clic
 class States(Protocol):
     """Where users' states come from and are kept between batches."""
 
-    def get(self, partition: int, user_id: str) -> UserState | None: ...
-    def keep(self, partition: int, states: dict[str, UserState]) -> None: ...
+    def get(self, partition: int, user_id: str) -> UserState | None:
+        """Return a user's state, None for one never seen."""
+        ...
+
+    def keep(self, partition: int, states: dict[str, UserState]) -> None:
+        """Keep the states that a batch has changed."""
+        ...
 
 
 @dataclass(slots=True)
@@ -110,8 +115,10 @@ class Pipeline:
         for turn in turns:
             turn.query_vector = vectors.get(turn.query) if turn.query else None
             behaviour = turn.event.behaviour
-            is_click = isinstance(behaviour, Click)
-            turn.vector = self.catalogue.vector(behaviour.item_id) if is_click else turn.query_vector
+            if isinstance(behaviour, Click):
+                turn.vector = self.catalogue.vector(behaviour.item_id)
+            else:
+                turn.vector = turn.query_vector
 
     def drift(self, turns: Sequence[Turn]) -> None:
         """Update profile and drift, event by event."""
@@ -166,7 +173,9 @@ class Pipeline:
 
     def _rebuild(self, user: UserState, turns: Sequence[Turn], queries: dict[str, Vector]) -> None:
         """Make a profile anew from the window as it was before this batch."""
-        fresh = {remembered(t.event.time, t.event.behaviour).event for t in turns if t.user is user and t.admission is Admission.NEW}
+        fresh = {
+            remembered(t.event.time, t.event.behaviour).event for t in turns if t.user is user and t.admission is Admission.NEW
+        }
         vectors = [None if b.event in fresh else self._vector(b, queries) for b in user.window.behaviours]
         user.rebuild(self._model_hash, vectors, self.catalogue.centre, self.settings.profile, self.settings.drift)
 
@@ -195,6 +204,3 @@ def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[s
             query = last.subject
     previous = [b.subject for b in reversed(history) if b.kind == CLICK and b.time <= event.time]
     return query, previous[:clicks]
-
-
-__all__ = ["Pipeline", "Record", "States", "Turn"]

@@ -10,13 +10,15 @@ Floats = NDArray[np.float64]
 
 
 class Profile:
-    """For each half-life h_k, with e_i the embedding of behaviour i at time t_i and w_i the weight of its kind:
+    """Exponentially decayed sums (Cohen & Strauss 2003), one per half-life.
+
+    For half-life h_k, with e_i the embedding of behaviour i at time t_i and w_i the weight of its kind:
 
         S_k(T) = Σᵢ wᵢ · 2^(−(T−tᵢ)/h_k) · eᵢ        W_k(T) = Σᵢ wᵢ · 2^(−(T−tᵢ)/h_k)
 
     T is the time of the newest behaviour. One behaviour costs O(K·d) whatever the history. The sums do not depend on the order of
     arrival: a late behaviour is added with the weight that it would have by now. W_k ≥ w of the newest behaviour, so that S_k / W_k
-    is defined however long the pauses were. (Exponentially decayed sums of a stream: Cohen & Strauss 2003.)
+    is defined however long the pauses were.
 
     Attributes:
         time: T in epoch ms.
@@ -62,5 +64,5 @@ class Profile:
         """Return S_k / W_k, shape (K, d); None where nothing is known."""
         if self.weights[0] <= 0.0:
             return None
-        means: Vector = self.sums / self.weights[:, None].astype(np.float32)
+        means: Vector = np.divide(self.sums, self.weights[:, None], dtype=np.float32, casting="same_kind")
         return means

@@ -14,9 +14,7 @@ from stream.settings import Topics
 _encode = msgspec.json.Encoder().encode
 
 
-def recommendation(
-    topics: Topics, event: Event, items: list[RecommendedItem], drift: DriftLevel, model: str
-) -> Output:
+def recommendation(topics: Topics, event: Event, items: list[RecommendedItem], drift: DriftLevel, model: str) -> Output:
     """Answer one event. Its id follows from the event and the model, so that a repeat is recognisable."""
     user_id = event.behaviour.user_id
     identity = "\0".join((event.record.topic, user_id, event.behaviour.event_id, model))
@@ -61,6 +59,4 @@ def dead_letter(topics: Topics, reject: Reject) -> Output:
 def trigger(event: Event) -> Trigger:
     """Name the record that an output answers."""
     record = event.record
-    return Trigger(
-        topic=record.topic, partition=record.partition, offset=record.offset, event_id=event.behaviour.event_id
-    )
+    return Trigger(topic=record.topic, partition=record.partition, offset=record.offset, event_id=event.behaviour.event_id)

@@ -182,11 +182,7 @@ class _Visitor:
     def _interest(self, number: int) -> str:
         if number < self._change:
             return self._random.choices((self._main, self._side), (88, 12))[0]
-        return (
-            self._random.choices((self._new, self._side, self._main), (88, 8, 4))[0]
-            if number > self._change
-            else self._new
-        )
+        return self._random.choices((self._new, self._side, self._main), (88, 8, 4))[0] if number > self._change else self._new
 
     def _results(self, category: str, product: str, query: str) -> list[Item]:
         """Return what the shop's search would list: the product's items, those that the query names first."""

@@ -94,14 +94,14 @@ class Drift(Group):
     first, counts as a shift at the second, and is over at the third.
     """
 
-    short_half_life: Annotated[float, Field(gt=0)] = 8.0
+    short_half_life: Annotated[float, Field(gt=0)] = 6.0
     long_half_life: Annotated[float, Field(gt=0)] = 60.0
     warm_up: Annotated[int, Field(ge=2, le=255)] = 10
-    reference: Annotated[float, Field(ge=0, le=2)] = 0.5
-    memory: Annotated[float, Field(gt=0, le=1)] = 0.95
-    alarm: Annotated[float, Field(gt=0)] = 2.4
-    shifted: Annotated[float, Field(gt=0)] = 3.6
-    calm: Annotated[float, Field(ge=0)] = 0.8
+    reference: Annotated[float, Field(ge=0, le=2)] = 0.65
+    memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    alarm: Annotated[float, Field(gt=0)] = 1.25
+    shifted: Annotated[float, Field(gt=0)] = 2.0
+    calm: Annotated[float, Field(ge=0)] = 0.4
 
 
 class Recommend(Group):
@@ -116,7 +116,7 @@ class Recommend(Group):
     memory_keys: Annotated[int, Field(ge=1)] = 100_000  # of items, of queries and of items clicked before, each
     memory_items_per_key: Annotated[int, Field(ge=1)] = 100
     previous_clicks: Annotated[int, Field(ge=0)] = 3  # of the user, that the next one is learned to follow
-    neighbours: Annotated[int, Field(ge=1)] = 32  # similar queries that are asked
+    neighbours: Annotated[int, Field(ge=1)] = 16  # similar queries that are asked
     neighbour_sharpness: Annotated[float, Field(gt=0)] = 15.0
 
     # The ranker's weights: stream/recommend/ranker.py has the formula.
@@ -165,9 +165,7 @@ class Web(Group):
 class Settings(BaseSettings):
     """All of it. `Settings()` reads the environment and the file; keyword arguments win over both."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="DRIFTSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix="DRIFTSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     broker: Broker = Broker()
     topics: Topics = Topics()
@@ -193,23 +191,21 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
 
 
-def read_settings(**overrides: object) -> Settings:
+def read_settings() -> Settings:
     """Read the settings from the environment and the file.
 
     Raises:
         SettingsError: naming each setting at fault as it is spelt in the environment and in the file.
     """
     known = {f"DRIFTSTREAM_{name.upper()}" for name in Settings.model_fields} | {"DRIFTSTREAM_CONFIG"}
-    strangers = [
-        name for name in os.environ if name.startswith("DRIFTSTREAM_") and name.split("__")[0] not in known
-    ]
+    strangers = [name for name in os.environ if name.startswith("DRIFTSTREAM_") and name.split("__")[0] not in known]
     if strangers:
         raise SettingsError(f"{strangers[0]}: no such setting; the groups are {', '.join(Settings.model_fields)}")
     path = Path(os.environ.get("DRIFTSTREAM_CONFIG", "driftstream.toml"))
     if "DRIFTSTREAM_CONFIG" in os.environ and not path.is_file():
         raise SettingsError(f"DRIFTSTREAM_CONFIG names {path}, which is not a file")
     try:
-        return Settings(**overrides)
+        return Settings()
     except ValidationError as error:
         faults = []
         for fault in error.errors():

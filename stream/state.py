@@ -14,7 +14,8 @@ import numpy as np
 
 from stream.drift import STATES, DriftDetector
 from stream.profile import Profile, Vector
-from stream.settings import Drift, Profile as ProfileSettings
+from stream.settings import Drift
+from stream.settings import Profile as ProfileSettings
 from stream.window import CLICK, Window, unpack
 
 VERSION = 1
@@ -55,7 +56,8 @@ class UserState:
             model: hash of the model.
             vectors: of each behaviour of the window, shape (d,); None for one that has none.
             centre: the catalogue's mean vector, (d,).
-            profile_settings, drift_settings: as for new behaviours.
+            profile_settings: as for new behaviours.
+            drift_settings: likewise.
         """
         scales = profile_settings.half_lives_ms
         self.model = model

@@ -66,9 +66,11 @@ def ensure(settings: Settings) -> list[str]:
             )
     missing = [topic for topic in wanted if topic.name not in present]
     replication = settings.topics.replication
-    made = admin.create_topics(
-        [NewTopic(t.name, t.partitions, replication, config=t.config) for t in missing], operation_timeout=30
-    ) if missing else {}
+    made = (
+        admin.create_topics([NewTopic(t.name, t.partitions, replication, config=t.config) for t in missing], operation_timeout=30)
+        if missing
+        else {}
+    )
     for name, future in made.items():
         try:
             future.result()

@@ -14,13 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from stream.demo.reader import Reader
-from stream.events import Click, Search
 from stream.feed import Feeder
 from stream.lines import Line
 from stream.sample import Shift
 
 RATE_WINDOW = 2.0  # seconds over which events/s is measured
 LATE = 30  # events after a shift within which an alarm counts as having found it
+
+
+class _Identity(msgspec.Struct):
+    user_id: str
+    event_id: str
 
 
 class Screen:
@@ -101,14 +105,15 @@ def print_summary(result: Mapping[str, Any], reader: Reader, events: list[Line],
 def _print_shifts(console: Console, reader: Reader, events: list[Line], truth: Mapping[str, Shift]) -> None:
     order: dict[str, list[str]] = {}
     for line in events:
-        event = msgspec.json.decode(line.value, type=Click if line.topic.endswith("clicks") else Search)
+        event = msgspec.json.decode(line.value, type=_Identity)
         order.setdefault(event.user_id, []).append(event.event_id)
     alarms: dict[str, list[int]] = {}
     for change in reader.changes:
         if change.before == "stable":
             place = order[change.user_id].index(change.trigger.event_id)
             alarms.setdefault(change.user_id, []).append(place)
-    delays, false = {}, 0
+    delays: dict[str, int] = {}
+    false = 0
     for user, places in alarms.items():
         shift = order[user].index(truth[user].event_id) if user in truth and truth[user].event_id in order[user] else None
         for place in places:

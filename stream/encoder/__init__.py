@@ -31,11 +31,12 @@ class Encoder:
         encoder = Encoder(Path("models/default"))
         encoder.encode(["garden hose", "hose reel"])  # float32, shape (2, encoder.dimension), rows of length 1
 
-    On a CPU a text's vector is the same, bit for bit, whatever else is encoded with it, and whether it came from the cache.
+    On a CPU a text's vector is the same, bit for bit, whatever else is encoded with it, on any number of threads, and
+    whether or not it comes from the cache.
 
-    `variant="auto"` is int8 on a CPU and fp16 on CUDA. `threads` is the number of threads inside an operator, 0 being one for each
-    core. `cache_size` is a number of texts. Raises `ModelFolderError` if the folder is not a whole model folder (hashes are
-    checked), `DeviceError` if `device="cuda"` cannot run.
+    `variant="auto"` is int8 on a CPU and fp16 on CUDA. `threads` is the number of threads inside an operator, 0 being
+    one for each core. `cache_size` is a number of texts. Raises `ModelFolderError` if the folder is not a whole model
+    folder (hashes are checked), `DeviceError` if `device="cuda"` cannot run.
     """
 
     version: str
@@ -99,7 +100,7 @@ class Encoder:
         return vectors
 
     def warm_up(self) -> None:
-        """Run the model once on a short and a long text, so that the first event does not wait for what loads lazily."""
+        """Run the model once on a short and a long text: the first event shall not wait for what loads lazily."""
         self._run(["", "warm " * self.manifest.max_length])
 
     def _run(self, texts: list[str]) -> NDArray[np.float32]:

@@ -1,21 +1,20 @@
 """Micro-batches: which texts go through the model together.
 
-A vector must not depend on its neighbours. So a micro-batch holds texts of one token count only: nothing is padded, and every sum in
-the model runs over the same terms in the same order whoever else is in the batch (the graph's other half of that promise is in
-`model_export.quantize`). It also wastes no arithmetic on padding.
+A vector must not depend on its neighbours. So a micro-batch holds texts of one token count only: nothing is padded, and
+every sum in the model runs over the same terms in the same order whoever else is in the batch. (The graph's half of that
+promise is in `model_export`: pooling by a product, int8 with fixed scales.) Nor is any arithmetic spent on padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-# The fewest tokens at which a matrix product runs at full speed on a CPU core is about a hundred; beyond some thousands only memory
-# and the time to the first result grow.
+# A matrix product runs at full speed from about a hundred rows on; beyond some thousands only memory grows.
 TOKEN_BUDGET = 2048
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
-    """Yield lists of positions in `lengths`, shortest first: one token count to a list, at most `token_budget` tokens together.
+    """Yield lists of positions in `lengths`, shortest first: one token count and at most `token_budget` tokens to a list.
 
     Each position comes once. A text longer than the budget goes alone.
     """

@@ -24,7 +24,7 @@ class EmbeddingCache:
         return len(self._row_of)
 
     def get(self, texts: Sequence[str], out: NDArray[np.float32]) -> list[int]:
-        """Write the vectors of known texts into their rows of `out` (len(texts), dimension); return the other positions."""
+        """Write known texts' vectors into their rows of `out` (len(texts), dimension); return the other positions."""
         rows: list[int] = []
         known: list[int] = []
         unknown: list[int] = []
@@ -41,7 +41,7 @@ class EmbeddingCache:
         return unknown
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Keep `vectors` (len(texts), dimension) of texts that are not in the cache, each once; the oldest make room."""
+        """Keep the `vectors` (len(texts), dimension) of texts that are new to the cache; the oldest make room."""
         first = max(0, len(texts) - self.size)
         rows: list[int] = []
         for text in texts[first:]:

@@ -13,7 +13,6 @@ import msgspec
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-FORMAT = 1
 
 Variant = Literal["fp32", "int8", "fp16"]
 
@@ -48,8 +47,8 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`. `version` is derived from `files`: two folders of one version hold the same bytes.
 
-    `variants` maps a variant to its file, `files` every file but the manifest to its sha256, `fused_operators` a file to the
-    number of each fused operator in it.
+    `variants` maps a variant to its file, `files` every file but the manifest to its sha256, `fused_operators` a file to
+    the number of each fused operator in it.
     """
 
     format: Literal[1]
@@ -98,8 +97,8 @@ def check_files(folder: Path, manifest: Manifest, names: list[str]) -> None:
             raise ModelFolderError(f"{path} is missing. Copy the whole model folder, or export it again")
         if sha256(path) != manifest.files[name]:
             raise ModelFolderError(
-                f"{path} is not the file that {MANIFEST} describes (its sha256 differs): it was changed or copied only in "
-                "part. Copy the folder again, or export it again"
+                f"{path} is not the file that {MANIFEST} describes (its sha256 differs): it was changed, or copied only "
+                "in part. Copy the folder again, or export it again"
             )
 
 

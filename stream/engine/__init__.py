@@ -1,0 +1,1 @@
+"""Reading in batches, keeping state, and making results safe."""

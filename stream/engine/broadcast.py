@@ -82,9 +82,7 @@ class Broadcast:
                     continue
                 raise KafkaException(error)
             self.offsets[partition] = message.offset() + 1
-            yield BroadcastRecord(
-                self.topic, partition, message.offset(), message.timestamp()[1], message.key(), message.value()
-            )
+            yield BroadcastRecord(self.topic, partition, message.offset(), message.timestamp()[1], message.key(), message.value())
 
     def close(self) -> None:
         """Leave the broker."""

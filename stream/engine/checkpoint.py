@@ -41,10 +41,12 @@ class Member(Protocol):
     generation: int
     member_id: str
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool: ...
+    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit consumed offsets through the group; False if it has moved on."""
+        ...
 
 
-class Lost(Exception):
+class LostError(Exception):
     """The results of a batch could not be made safe. The worker has to stop; the batch is read again after the restart."""
 
 
@@ -105,14 +107,14 @@ class Checkpoint:
         """Carry out the steps above for one batch.
 
         Raises:
-            Lost: the broker refused or did not answer; nothing of the batch was written to RocksDB.
+            LostError: the broker refused or did not answer; nothing of the batch was written to RocksDB.
         """
         try:
             await asyncio.to_thread(self._produce, work, member)
         except KafkaException as error:
-            raise Lost(f"the broker did not accept a batch: {error}") from error
+            raise LostError(f"the broker did not accept a batch: {error}") from error
         if not self._transactional and not await member.commit(work.offsets):
-            raise Lost("the group moved on without this worker; its offsets were refused")
+            raise LostError("the group moved on without this worker; its offsets were refused")
         await asyncio.to_thread(self._write, work)
 
     def _produce(self, work: Work, member: Member) -> None:
@@ -166,7 +168,4 @@ def group_metadata(group: str, generation: int, member_id: str) -> bytes:
 
     Source: `rd_kafka_consumer_group_metadata_write` in librdkafka; a test compares the two.
     """
-    return (
-        b"CGMDv2:" + struct.pack("=i", generation) + group.encode() + b"\0" + member_id.encode() + b"\0" + struct.pack("b", 1)
-    )
-
+    return b"CGMDv2:" + struct.pack("=i", generation) + group.encode() + b"\0" + member_id.encode() + b"\0" + struct.pack("b", 1)

@@ -114,9 +114,7 @@ class EmbeddedBroker:
             reason = self._library.rd_kafka_err2str(code).decode()
             raise EmbeddedBrokerError(f"the embedded broker refused topic {name!r}: {reason}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._close()
 
     def _close(self) -> None:

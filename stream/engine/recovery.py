@@ -53,7 +53,7 @@ class TableManager(FaustTableManager):
     def recovery(self) -> Recovery:
         """The recovery service."""
         if self._recovery is None:
-            self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
+            self._recovery: Recovery | None = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 
 
@@ -91,7 +91,9 @@ def replay_changelog(
         reached: dict[TP, int] = {}
         for tp, store in stores.items():
             reached[tp] = _trusted_offset(consumer, tp, store)
-        consumer.assign([TopicPartition(tp.topic, tp.partition, at + 1 if at >= 0 else OFFSET_BEGINNING) for tp, at in reached.items()])
+        consumer.assign(
+            [TopicPartition(tp.topic, tp.partition, at + 1 if at >= 0 else OFFSET_BEGINNING) for tp, at in reached.items()]
+        )
         unfinished, idle = set(stores), 0.0
         while unfinished and wanted():
             messages = consumer.consume(10_000, 0.2)
@@ -106,7 +108,7 @@ def replay_changelog(
 
 def _trusted_offset(consumer: Consumer, tp: TP, store: Store) -> int:
     """The offset that a database stands for, or -1 where it claims more than the changelog has: then it is rebuilt."""
-    persisted = store.persisted_offset(tp)
+    persisted: int | None = store.persisted_offset(tp)
     if persisted is None:
         return -1
     _, end = consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=30)

@@ -115,7 +115,12 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
         KafkaException: the broker did not answer within 60 s.
     """
     consumer = Consumer(
-        {**broker.librdkafka(), "group.id": broker.group, "isolation.level": "read_committed", "enable.auto.commit": False}
+        {
+            **broker.librdkafka(),
+            "group.id": broker.group,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+        }
     )
     try:
         found = consumer.committed([TopicPartition(tp.topic, tp.partition) for tp in partitions], timeout=60)

@@ -16,7 +16,7 @@ from stream.recommend.ngrams import NgramIndex, ngrams, normalise
 
 Vector = NDArray[np.float32]
 LONGEST_TEXT = 1000  # characters of an item that are encoded; an encoder of 256 tokens reads no more
-BLOCK = 256  # rows by which the matrix grows at least
+BLOCK = 256  # rows of one product, and by which the matrix grows at least
 
 
 def item_text(item: Item) -> str:
@@ -137,10 +137,12 @@ class Catalogue:
     def similarities(self, vector: Vector) -> Vector:
         """Return the cosine of a vector (d,) to every row (rows,); zero for free rows.
 
-        One vector at a time and the whole matrix every time: the shapes of the product, on which the last bits of a sum
-        depend, are then the same however the events were batched.
+        One vector at a time, by blocks of one shape: the last bits of a product depend on its shape and on the place of a
+        row in it, so they are then the same however the events were batched and however large the catalogue is.
+        Blocks also stay under the size from which BLAS starts threads, which cost more than they bring here.
         """
-        product: Vector = self._vectors @ np.ascontiguousarray(vector, np.float32)
+        blocks = self._vectors.reshape(len(self._vectors) // BLOCK, BLOCK, self.dimension)
+        product: Vector = (blocks @ np.ascontiguousarray(vector, np.float32)).reshape(-1)
         return product[: len(self.ids)]
 
     def coverage(self, text: str) -> Vector:

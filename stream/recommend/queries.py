@@ -68,9 +68,7 @@ class KnownQueries:
             self._found.move_to_end(name)
         return [(other, math.exp(self.sharpness * (-near - 1.0))) for near, other in best]
 
-    def _merge(
-        self, best: list[tuple[float, str]], name: str, grams: frozenset[str], compared: int
-    ) -> list[tuple[float, str]]:
+    def _merge(self, best: list[tuple[float, str]], name: str, grams: frozenset[str], compared: int) -> list[tuple[float, str]]:
         known, size = len(self._names), len(grams)
         found: list[tuple[float, str]] = []
         if size == 0:

@@ -73,11 +73,7 @@ class Ranker:
         if after_click:
             rest = 1.0
             if clicked is not None:
-                here = (
-                    worth[0] * features[QUERY, clicked]
-                    + similar * features[SIMILAR, clicked]
-                    + worth[3] * prior[clicked]
-                )
+                here = worth[0] * features[QUERY, clicked] + similar * features[SIMILAR, clicked] + worth[3] * prior[clicked]
                 rest -= (1.0 - s.repeat) * here
                 features[: SIMILAR + 1, clicked] *= s.repeat
                 prior[clicked] *= s.repeat

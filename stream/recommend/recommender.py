@@ -98,9 +98,7 @@ class Recommender:
         features, parts = (
             np.concatenate(arrays, axis=1).T for arrays in ([c.features for c in answered], [c.parts for c in answered])
         )
-        averages = np.repeat(
-            [choice.averages for choice in answered], [len(choice.items) for choice in answered], axis=0
-        )
+        averages = np.repeat([choice.averages for choice in answered], [len(choice.items) for choice in answered], axis=0)
         why = reasons(self.ranker.shares(features, averages, parts))
         items = [
             RecommendedItem(item_id=item_id, score=score, reasons=reason)

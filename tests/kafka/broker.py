@@ -146,9 +146,7 @@ class KafkaBroker:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.kill()  # nobody needs the data any more
 
     def _command(self, main: str) -> list[str]:
@@ -220,9 +218,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 def _fetch() -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        raise BrokerUnavailableError(
-            f"Kafka's jars are not in {JARS}, and there is no mvn to fetch them (install maven)"
-        )
+        raise BrokerUnavailableError(f"Kafka's jars are not in {JARS}, and there is no mvn to fetch them (install maven)")
     JARS.parent.mkdir(parents=True, exist_ok=True)
     # Into a folder of its own first: a fetch that was cut off must not look like a finished one.
     with tempfile.TemporaryDirectory(dir=JARS.parent) as fresh:
@@ -230,9 +226,7 @@ def _fetch() -> None:
         arguments = [f"-DoutputDirectory={fresh}", "-DincludeScope=runtime"]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BrokerUnavailableError(
-                f"Maven could not fetch Kafka's jars:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-            )
+            raise BrokerUnavailableError(f"Maven could not fetch Kafka's jars:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         shutil.rmtree(JARS, ignore_errors=True)
         JARS.mkdir()
         for jar in Path(fresh).glob("*.jar"):

@@ -81,9 +81,7 @@ def test_offsets_sent_in_a_transaction_are_committed_with_it(kafka: str) -> None
 
 def test_what_was_acknowledged_is_there_after_kill_minus_9_and_at_the_same_address(own_kafka: KafkaBroker) -> None:
     topic = make_topic(own_kafka.address)
-    producer = Producer(
-        {"bootstrap.servers": own_kafka.address, "transactional.id": "kept", "acks": "all", "log_level": 0}
-    )
+    producer = Producer({"bootstrap.servers": own_kafka.address, "transactional.id": "kept", "acks": "all", "log_level": 0})
     producer.init_transactions(30)
     producer.begin_transaction()
     for n in range(100):

@@ -77,6 +77,16 @@ def test_similarities_are_cosines_to_every_item_however_many_there_are():
     np.testing.assert_allclose(similarities, np.stack([unit(i) for i in range(700)]) @ unit(5000), atol=1e-6)
 
 
+def test_similarities_do_not_change_in_the_last_bit_as_the_catalogue_grows():
+    catalogue, before = Catalogue(D), []
+    for i in range(1100):
+        catalogue.put(Item(item_id=str(i), title=f"title {i}"), unit(i))
+        if i % 217 == 0:
+            before.append(catalogue.similarities(unit(5000)))
+    for similarities in before:
+        np.testing.assert_array_equal(similarities, catalogue.similarities(unit(5000))[: len(similarities)])
+
+
 def test_a_misspelt_title_is_covered_better_than_any_other():
     catalogue = Catalogue(D)
     for i, title in enumerate(["Call of Duty: Modern Warfare 3", "Gears of War 3", "Medal of Honor", ""]):

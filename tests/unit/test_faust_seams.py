@@ -29,7 +29,15 @@ def test_the_fetcher_calls_drain_messages() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["_drain_messages", "_get_active_partitions", "_is_changelog_tp", "_getmany", "seek_to_committed", "commit", "wait_empty"],
+    [
+        "_drain_messages",
+        "_get_active_partitions",
+        "_is_changelog_tp",
+        "_getmany",
+        "seek_to_committed",
+        "commit",
+        "wait_empty",
+    ],
 )
 def test_the_consumer_has_what_we_call_or_override(name: str) -> None:
     assert callable(getattr(driver.Consumer, name))
@@ -51,7 +59,13 @@ def test_recovery_builds_highwaters_first_and_reads_nothing_when_they_are_reache
     text = source(Recovery._restart_recovery)
     assert text.index("_build_highwaters") < text.index("_build_offsets") < text.index("need_recovery()")
     assert "highwater - offsets[tp]" in source(Recovery.active_remaining)
-    assert list(inspect.signature(Recovery._build_highwaters).parameters) == ["self", "consumer", "tps", "destination", "title"]
+    assert list(inspect.signature(Recovery._build_highwaters).parameters) == [
+        "self",
+        "consumer",
+        "tps",
+        "destination",
+        "title",
+    ]
     assert isinstance(TableManager.recovery, property)
     assert "Recovery(" in source(TableManager.recovery.fget)
 

@@ -156,9 +156,7 @@ def test_a_worker_that_consumes_nothing_is_noticed(connection: dict[str, object]
     assert len(read_all(connection, topic, 11)) == 2000 // (100 + 1 + 72)
 
 
-def test_speed_is_relative_to_event_time_and_untimed_lines_do_not_wait(
-    connection: dict[str, object], topic: str
-) -> None:
+def test_speed_is_relative_to_event_time_and_untimed_lines_do_not_wait(connection: dict[str, object], topic: str) -> None:
     lines = [Line(topic, b"u", b"x", time) for time in (T, None, T + 3000, T + 1000, T + 6000)]
     with closing(Feeder(connection, speed=10)) as feeder:
         begun = time.monotonic()
@@ -175,9 +173,7 @@ def test_sending_can_be_stopped_from_another_thread(connection: dict[str, object
         assert feeder.send(lines) == 1
 
 
-def test_a_topic_that_does_not_exist_and_a_line_that_is_too_large_are_named(
-    connection: dict[str, object], topic: str
-) -> None:
+def test_a_topic_that_does_not_exist_and_a_line_that_is_too_large_are_named(connection: dict[str, object], topic: str) -> None:
     with closing(Feeder(connection)) as feeder:
         with pytest.raises(FeedError, match="topic absent does not exist"):
             feeder.send([Line("absent", b"u", b"x", None)])

@@ -31,9 +31,7 @@ def decode_click(record: Record) -> Event | Reject:
 
 
 def new_intake(*, wait: float = 0.05, backlog_wait: float = 5.0, lag: int | None = 0, capacity: int = 100) -> Intake:
-    intake = Intake(
-        {"searches": decode_search, "clicks": decode_click}, wait=wait, backlog_wait=backlog_wait, capacity=capacity
-    )
+    intake = Intake({"searches": decode_search, "clicks": decode_click}, wait=wait, backlog_wait=backlog_wait, capacity=capacity)
     intake.lag = lambda _: lag
     return intake
 
@@ -54,9 +52,7 @@ async def take_all(intake: Intake, count: int, limit: int = 1000) -> list[Event 
     return taken
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 50)).map(sorted), min_size=1, max_size=6), st.integers(min_value=1, max_value=7)
-)
+@given(st.lists(st.lists(st.integers(0, 50)).map(sorted), min_size=1, max_size=6), st.integers(min_value=1, max_value=7))
 def test_partitions_that_are_each_in_order_come_out_in_order_and_whole(times: list[list[int]], limit: int) -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0)

@@ -72,9 +72,7 @@ def test_a_data_folder_needs_items_and_clicks_but_not_searches(tmp_path: Path) -
         (b"null", None, None),
     ],
 )
-def test_a_behaviour_is_keyed_by_user_and_timed_as_the_worker_reads_it(
-    value: bytes, key: bytes | None, time: int | None
-) -> None:
+def test_a_behaviour_is_keyed_by_user_and_timed_as_the_worker_reads_it(value: bytes, key: bytes | None, time: int | None) -> None:
     assert behaviour_line("searches", value) == Line("searches", key, value, time)
 
 

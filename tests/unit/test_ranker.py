@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,7 +72,7 @@ def test_where_a_batch_ends_makes_no_difference_to_the_last_bit(events, cuts):
     whole = recommender().process(events)
     ends = [0, *sorted(cut for cut in cuts if cut < len(events)), len(events)]
     cut = recommender()
-    pieces = [items for begin, end in zip(ends, ends[1:], strict=False) for items in cut.process(events[begin:end])]
+    pieces = [items for begin, end in itertools.pairwise(ends) for items in cut.process(events[begin:end])]
     assert pieces == whole
 
 
@@ -152,7 +154,7 @@ def test_after_a_click_comes_what_followed_it_and_not_the_same_again():
     [items] = subject.process([Occasion(T + 10, clicked="i3")])
     assert items is not None
     assert (items[0].item_id, items[0].reasons[0]) == ("i30", "followed-item")
-    assert "i3" != items[1].item_id
+    assert items[1].item_id != "i3"
 
 
 def test_an_item_that_people_click_again_may_be_shown_again():
