@@ -120,11 +120,11 @@ def _read_folder(folder: Path, name: str) -> Base:
     fast = AutoTokenizer.from_pretrained(folder, use_fast=True)
     tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
     tokenizer.no_padding()
-    tokenizer.no_truncation()
     sentence = folder / "sentence_bert_config.json"
     limits = [int(fast.model_max_length), int(encoder.config.max_position_embeddings)]
     if sentence.is_file():
         limits.append(int(json.loads(sentence.read_text())["max_seq_length"]))
+    tokenizer.enable_truncation(min(limits))
     return Base(name, encoder, tokenizer, _pooling(folder), min(limits))
 
 
@@ -209,11 +209,9 @@ def drop_unused(model: onnx.ModelProto) -> None:
 def torch_vectors(base: Base, texts: tuple[str, ...]) -> NDArray[np.float32]:
     """Return PyTorch's unit vectors of `texts`, shape (len(texts), dimension), one text at a time."""
     module = SentenceEncoder(base.encoder, base.pooling).eval()
-    base.tokenizer.enable_truncation(base.max_length)
     rows = []
     with torch.inference_mode():
         for text in texts:
             ids = torch.tensor([base.tokenizer.encode(text).ids])
             rows.append(module(ids, torch.ones_like(ids))[0].numpy())
-    base.tokenizer.no_truncation()
     return np.stack(rows)

@@ -116,10 +116,10 @@ class App(faust.App):
     async def _answer(self, batch: Batch) -> None:
         work = await asyncio.to_thread(self._work, batch)
         await self.checkpoint.commit(work, self)
-        await asyncio.to_thread(self.knowledge.save)
 
     def _work(self, batch: Batch) -> Work:
         rejected_items = self.knowledge.refresh()
+        self.knowledge.save()
         work = self.pipeline.process(batch, self.states)
         work.outputs += rejected_items
         learned = self.knowledge.contribution()

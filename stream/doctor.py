@@ -40,7 +40,8 @@ def examine(settings: Settings) -> bool:
 
 def _broker(settings: Settings) -> str:
     try:
-        cluster = AdminClient(settings.broker.librdkafka()).list_topics(timeout=10)
+        admin = AdminClient(settings.broker.librdkafka())
+        cluster = admin.list_topics(timeout=10)
     except KafkaException as error:
         raise AilmentError(
             f"no broker answers at {settings.broker.servers} ({error.args[0].str()}). "
@@ -51,7 +52,8 @@ def _broker(settings: Settings) -> str:
 
 def _topics(settings: Settings) -> str:
     try:
-        present = AdminClient(settings.broker.librdkafka()).list_topics(timeout=10).topics
+        admin = AdminClient(settings.broker.librdkafka())
+        present = admin.list_topics(timeout=10).topics
     except KafkaException as error:
         raise AilmentError("cannot be listed without a broker") from error
     wanted = topics.plan(settings)

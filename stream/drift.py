@@ -6,9 +6,12 @@ behaviour and μ the catalogue's mean vector (what all items have in common says
     short  s = Σ 2^(−age/h_s) · (x − μ)       long  l = Σ 2^(−age/h_l) · (x − μ)
     d = 1 − cos(s, l − s)                     the newest count in s and hardly in l − s
     g ← max(0, λ·g + d − reference)           a CUSUM that forgets (Page 1954; Yashchin 1989)
+    u ← mean of the user's own d so far, with a prior, and capped while d is unusual
+    h ← max(0, λ·h + d/(u + slack) − 1)       the same, against what is usual for this user
 
-`reference` is the distance that sampling alone gives to a short mean of that many behaviours; the excess has to persist to
-add up. States follow g with hysteresis. The score is 1 − 2^(−g/alarm): 0.5 where the alarm is raised.
+`reference` is the distance that sampling alone seldom gives to a short mean of that many behaviours. For somebody of one narrow
+interest it is far too much: there, h notices. Either excess has to persist to add up. States follow max(g, κ·h) with hysteresis; the
+score is 1 − 2^(−max(g, κ·h)/alarm): 0.5 where the alarm is raised.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from stream.events import DriftLevel, State
 from stream.settings import Drift
 
 Vector = NDArray[np.float32]
+PRIOR_DISTANCE = 0.2  # of somebody of whom nothing is known yet, as if seen
+PRIOR_WEIGHT = 3.0  # this many times
 STATES: tuple[State, ...] = ("stable", "drifting", "shifted")
 
 
@@ -32,11 +37,24 @@ class DriftDetector:
         short, long: Σ 2^(−age/h) · x, shape (d,), float16; μ is taken off when they are compared.
         short_weight, long_weight: the matching Σ 2^(−age/h).
         count: behaviours seen, up to the warm-up.
-        excess: g.
+        absolute: g.
+        relative: h.
+        usual, usual_weight: the decayed sum of the user's distances and its weight; u is their quotient.
         state: as published.
     """
 
-    __slots__ = ("count", "excess", "long", "long_weight", "short", "short_weight", "state")
+    __slots__ = (
+        "absolute",
+        "count",
+        "long",
+        "long_weight",
+        "relative",
+        "short",
+        "short_weight",
+        "state",
+        "usual",
+        "usual_weight",
+    )
 
     def __init__(self, dimension: int) -> None:
         self.short: NDArray[np.float16] = np.zeros(dimension, np.float16)
@@ -44,7 +62,10 @@ class DriftDetector:
         self.short_weight = 0.0
         self.long_weight = 0.0
         self.count = 0
-        self.excess = 0.0
+        self.absolute = 0.0
+        self.relative = 0.0
+        self.usual_weight = PRIOR_WEIGHT
+        self.usual = PRIOR_WEIGHT * PRIOR_DISTANCE
         self.state: State = "stable"
 
     def update(self, vector: Vector, centre: Vector, settings: Drift) -> None:
@@ -73,19 +94,28 @@ class DriftDetector:
         before = long - short - np.float32(self.long_weight - self.short_weight) * centre
         norms = float(np.sqrt(_dot(recent, recent) * _dot(before, before)))
         distance = 1.0 - _dot(recent, before) / norms if norms > 0.0 else 0.0
-        self.excess = max(0.0, settings.memory * self.excess + distance - settings.reference)
+        expected = self.usual / self.usual_weight + settings.slack
+        self.absolute = max(0.0, settings.memory * self.absolute + distance - settings.reference)
+        self.relative = max(0.0, settings.memory * self.relative + distance / expected - 1.0)
+        self.usual = self.usual * fade_long + min(distance, expected)
+        self.usual_weight = self.usual_weight * fade_long + 1.0
         self.state = self._next_state(settings)
+
+    def excess(self, settings: Drift) -> float:
+        """Return max(g, κ·h)."""
+        return max(self.absolute, settings.relative_weight * self.relative)
 
     def level(self, settings: Drift) -> DriftLevel:
         """Return score and state, as published."""
-        return DriftLevel(score=round(1.0 - 2.0 ** (-self.excess / settings.alarm), 6), state=self.state)
+        return DriftLevel(score=round(1.0 - 2.0 ** (-self.excess(settings) / settings.alarm), 6), state=self.state)
 
     def _next_state(self, settings: Drift) -> State:
-        if self.excess >= settings.shifted:
+        excess = self.excess(settings)
+        if excess >= settings.shifted:
             return "shifted"
-        if self.excess <= settings.calm:
+        if excess <= settings.calm:
             return "stable"
-        if self.state == "stable" and self.excess >= settings.alarm:
+        if self.state == "stable" and excess >= settings.alarm:
             return "drifting"
         return self.state
 

@@ -99,8 +99,10 @@ class Drift(Group):
     warm_up: Annotated[int, Field(ge=2, le=255)] = 10
     reference: Annotated[float, Field(ge=0, le=2)] = 0.65
     memory: Annotated[float, Field(gt=0, le=1)] = 0.9
-    alarm: Annotated[float, Field(gt=0)] = 1.25
-    shifted: Annotated[float, Field(gt=0)] = 2.0
+    slack: Annotated[float, Field(gt=0)] = 0.15
+    relative_weight: Annotated[float, Field(ge=0)] = 0.2
+    alarm: Annotated[float, Field(gt=0)] = 1.45
+    shifted: Annotated[float, Field(gt=0)] = 2.2
     calm: Annotated[float, Field(ge=0)] = 0.4
 
 

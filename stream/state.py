@@ -19,7 +19,7 @@ from stream.settings import Profile as ProfileSettings
 from stream.window import CLICK, Window, unpack
 
 VERSION = 1
-_HEADER = struct.Struct("<BQBHHqQqdddBB")
+_HEADER = struct.Struct("<BQBHHqQqddddddBB")
 
 
 class StateError(ValueError):
@@ -83,7 +83,10 @@ class UserState:
             profile.time,
             drift.short_weight,
             drift.long_weight,
-            drift.excess,
+            drift.absolute,
+            drift.relative,
+            drift.usual,
+            drift.usual_weight,
             min(drift.count, 255),
             STATES.index(drift.state),
         )
@@ -109,9 +112,8 @@ def decode(data: bytes) -> UserState:
         found = f"version {data[0]}" if data else "nothing"
         raise StateError(f"a state of version {VERSION} was expected, not {found}; {_ADVICE}")
     try:
-        _, model, scales, dimension, count, floor, floor_event, time, short_weight, long_weight, excess, seen, state = (
-            _HEADER.unpack_from(data)
-        )
+        header = _HEADER.unpack_from(data)
+        _, model, scales, dimension, count, floor, floor_event, time, *sums_of_drift, seen, state = header
         at = _HEADER.size
         weights = np.frombuffer(data, np.float64, scales, at).copy()
         at += weights.nbytes
@@ -121,7 +123,8 @@ def decode(data: bytes) -> UserState:
         drift.short = np.frombuffer(data, np.float16, dimension, at).copy()
         drift.long = np.frombuffer(data, np.float16, dimension, at + drift.short.nbytes).copy()
         at += 2 * drift.short.nbytes
-        drift.short_weight, drift.long_weight, drift.excess, drift.count = short_weight, long_weight, excess, seen
+        drift.short_weight, drift.long_weight, drift.absolute, drift.relative, drift.usual, drift.usual_weight = sums_of_drift
+        drift.count = seen
         drift.state = STATES[state]
         window = Window(unpack(data[at:], count), (floor, floor_event))
     except (struct.error, ValueError, IndexError) as error:

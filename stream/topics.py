@@ -36,7 +36,7 @@ def plan(settings: Settings) -> list[TopicPlan]:
         TopicPlan(topics.name("recommendations"), n),
         TopicPlan(topics.name("drift"), n),
         TopicPlan(topics.name("dead_letters"), 1),
-        # Contributions decay: what is older than two months weighs nothing any more.
+        # Workers keep the sum on disk; a new one starts from what the topic holds, two months of contributions.
         TopicPlan(topics.name("memory"), 1, {"retention.ms": str(60 * DAY_MS)}),
         TopicPlan(f"{settings.broker.group}-users-changelog", n, compact),
     ]

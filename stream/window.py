@@ -22,7 +22,7 @@ class Behaviour(NamedTuple):
 
     Attributes:
         time: event time, epoch ms.
-        event: 64 bits of the event_id's hash.
+        event: 64 bits of a hash of kind and event_id.
         kind: SEARCH or CLICK.
         subject: the query or the item_id.
         packed: the binary form of the above, kept because it is written at every checkpoint.
@@ -46,7 +46,8 @@ class Admission(Enum):
 def remembered(time: int, event: Search | Click) -> Behaviour:
     """Return an event as a window keeps it."""
     kind, subject = (CLICK, event.item_id) if isinstance(event, Click) else (SEARCH, event.query)
-    digest = int.from_bytes(blake2b(event.event_id.encode(), digest_size=8).digest(), "little")
+    identity = event.event_id.encode()
+    digest = int.from_bytes(blake2b(identity, digest_size=8, salt=bytes([kind])).digest(), "little")
     text = subject.encode()
     return Behaviour(time, digest, kind, subject, _HEAD.pack(time, digest, kind, len(text)) + text)
 

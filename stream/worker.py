@@ -44,7 +44,7 @@ def run(settings: Settings, log_level: str) -> None:
         knowledge = Knowledge(settings, encoder)
         knowledge.load()
         encoder.warm_up()
-    except (topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError) as error:
+    except (topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError, ValueError) as error:
         raise WorkerError(str(error)) from error
     app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge)
     worker = faust.Worker(app, loglevel=log_level.upper(), redirect_stdouts=False, override_logging=False)

@@ -122,13 +122,16 @@ def _print_shifts(console: Console, reader: Reader, events: list[Line], truth: M
             else:
                 false += 1
     known = [user for user, shift in truth.items() if shift.event_id in order.get(user, [])]
-    mean = sum(delays.values()) / len(delays) if delays else float("nan")
     console.print(
         f"{len(known)} users changed interest; {len(delays)} changes were found within {LATE} events, "
-        f"after {mean:.1f} events on average; {false} other alarms in {sum(map(len, order.values())):,} events"
+        f"{_average(delays)}; {false} other alarms in {sum(map(len, order.values())):,} events"
     )
     table = Table("user", "from", "to", "found after")
     for user in sorted(delays, key=lambda user: delays[user])[:8]:
         table.add_row(user, truth[user].from_category, truth[user].to_category, f"{delays[user]} events")
     if delays:
         console.print(table)
+
+
+def _average(delays: Mapping[str, int]) -> str:
+    return f"after {sum(delays.values()) / len(delays):.1f} events on average" if delays else "none"

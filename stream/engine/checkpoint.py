@@ -93,6 +93,7 @@ class Checkpoint:
             "partitioner": "murmur2_random",  # as Java clients do, so that a key is in the same partition everywhere
             "compression.type": "lz4",
             "linger.ms": 2,
+            "message.max.bytes": 100_000_000,  # what a broker let in must go out again as a dead letter; the limit is the broker's
             "queue.buffering.max.messages": 1_000_000,
             "queue.buffering.max.kbytes": 262_144,
             "message.timeout.ms": int(timeout * 1000),

@@ -159,7 +159,9 @@ def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             run.good += send(broker, [probe])
             [run.before_removal] = recommendations(broker, at_least=1)
             send(broker, [Sent("items", REMOVED.encode(), None)])
-            unusual = [("bad", name, sent) for name, (sent, _) in BAD.items()] + [("odd", name, sent) for name, sent in ODD.items()]
+            unusual = [("bad", name, sent) for name, (sent, _) in BAD.items()] + [
+                ("odd", name, sent) for name, sent in ODD.items()
+            ]
             stream = []
             for number, entry in enumerate(unusual):
                 stream += [("good", "", _good(number)), entry]
@@ -170,6 +172,7 @@ def run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     getattr(run, kind)[name] = place
             expected = len(run.good) + len(run.odd)
             recommendations(broker, at_least=expected)
+            worker.check()
             # The catalogue is read beside the events, so that it is not said which of them sees a change first.
             for number in range(20):
                 run.good += send(broker, [record("searches", search(f"probe-{number}", "probe", "purple teapot", START + DAY))])

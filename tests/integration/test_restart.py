@@ -64,9 +64,7 @@ def _states(folder: Path) -> dict[bytes, bytes]:
     databases = [path.parent for path in (folder / "state").rglob("CURRENT") if path.parent.name != "knowledge"]
     states: dict[bytes, bytes] = {}
     for database in databases:
-        disk = rocksdict.Rdict(
-            str(database), rocksdict.Options(raw_mode=True), access_type=rocksdict.AccessType.read_only()
-        )
+        disk = rocksdict.Rdict(str(database), rocksdict.Options(raw_mode=True), access_type=rocksdict.AccessType.read_only())
         for key, value in disk.items():
             if key != Store.offset_key:
                 assert key not in states, f"{key!r} is in two partitions"
@@ -134,9 +132,7 @@ def test_every_event_is_answered_once(in_one_partition: Result, in_four_partitio
         assert sorted(answered) == sorted(event.event_id for event in _events)
 
 
-def test_two_runs_with_one_partition_publish_the_same_bytes(
-    in_one_partition: Result, model_folder: Path, tmp_path: Path
-) -> None:
+def test_two_runs_with_one_partition_publish_the_same_bytes(in_one_partition: Result, model_folder: Path, tmp_path: Path) -> None:
     again = _run_through(model_folder, tmp_path, 1)
     assert again.published == in_one_partition.published
     _assert_same_people(again, in_one_partition)

@@ -66,13 +66,19 @@ class Worker:
 
     def stop(self) -> int:
         """Send SIGTERM, as an operator would, and return the exit status."""
+        self.check()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
+    def check(self) -> None:
+        """Fail with the end of the log if the worker has ended by itself."""
+        assert self.process.poll() is None, f"the worker ended by itself:\n{self.log.read_text()[-4000:]}"
+
     def wait_until_ready(self) -> None:
+        """Return when the worker answers events."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the worker ended by itself:\n{self.log.read_text()[-4000:]}"
+            self.check()
             try:
                 self.get("/readyz")
                 return
@@ -96,6 +102,7 @@ def running_worker(broker: str, model: Path, folder: Path, partitions: int, **en
     settings = {
         "BROKER__SERVERS": broker,
         "TOPICS__PARTITIONS": partitions,
+        "BROKER__SESSION_TIMEOUT_MS": 3000,  # the embedded broker lets a new member wait for it after another has left
         "MODEL__FOLDER": model,
         "MODEL__THREADS": 1,
         "ENGINE__GUARANTEE": "at_least_once",  # the embedded broker has no transactions
@@ -134,8 +141,8 @@ def send(broker: str, records: Iterable[Sent]) -> list[Place]:
             "linger.ms": 5,
         }
     )
-    with_key = list(records)
-    for number, record in enumerate(with_key):
+    sent = list(records)
+    for number, record in enumerate(sent):
 
         def delivered(error: KafkaError | None, message: Message, number: int = number) -> None:
             if error is not None:
@@ -145,7 +152,7 @@ def send(broker: str, records: Iterable[Sent]) -> list[Place]:
         where = {"partition": 0} if record.key is None else {}
         producer.produce(record.topic, record.value, record.key, on_delivery=delivered, **where)
     assert producer.flush(30) == 0
-    return [places[number] for number in range(len(with_key))]
+    return [places[number] for number in range(len(sent))]
 
 
 def read(broker: str, topic: str, at_least: int = 0, timeout: float = ANSWER_SECONDS) -> list[Message]:

@@ -50,5 +50,5 @@ def test_a_few_behaviours_are_not_enough_to_judge() -> None:
 
 def test_the_score_is_one_half_where_the_alarm_is_raised() -> None:
     detector = DriftDetector(DIMENSION)
-    detector.excess = SETTINGS.alarm
+    detector.absolute = SETTINGS.alarm
     assert detector.level(SETTINGS).score == 0.5

@@ -15,9 +15,7 @@ VECTORS = np.random.default_rng(3).normal(size=(64, DIMENSION)).astype(np.float3
 VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 
 Events = list[tuple[int, int, float]]  # time, vector, weight
-events = st.lists(
-    st.tuples(st.integers(0, 29 * DAY), st.integers(0, 63), st.sampled_from([0.5, 1.0])), min_size=1, max_size=64
-)
+events = st.lists(st.tuples(st.integers(0, 29 * DAY), st.integers(0, 63), st.sampled_from([0.5, 1.0])), min_size=1, max_size=64)
 
 
 def incremental(arrivals: Events, ids: list[int]) -> Profile:
