@@ -7,7 +7,8 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 MAX_LENGTH = 48
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "garden hose red blue shoe shoes run running game war space coffee grinder the of and for my order where is".split()
+SENTENCE = "garden hose red blue shoe shoes run running game war space coffee grinder the of and for my order where is"
+WORDS = SENTENCE.split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
