@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import faust
 from faust.types import TP
 
+from stream import metrics
 from stream.engine.checkpoint import Checkpoint, Work
 from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.recovery import TableManager
@@ -91,6 +93,7 @@ class App(faust.App):
         self.on_rebalance_complete.connect(self._begin)
         self.agent(Batches(self), name="recommend")(self._recommend)
         self.serving = False
+        metrics.MODEL.info({"version": pipeline.model, "provider": pipeline.encoder.provider})
         if settings.web.enabled:
             self.service(WebServer(settings.web, self._ready, self._profile))
 
@@ -114,8 +117,15 @@ class App(faust.App):
                 self.intake.finish()
 
     async def _answer(self, batch: Batch) -> None:
-        work = await asyncio.to_thread(self._work, batch)
-        await self.checkpoint.commit(work, self)
+        with metrics.PROCESSING.time():
+            work = await asyncio.to_thread(self._work, batch)
+        with metrics.CHECKPOINT.time():
+            await self.checkpoint.commit(work, self)
+        metrics.EVENTS.inc(len(batch.entries))
+        metrics.BATCH_SIZE.observe(len(batch.entries))
+        metrics.CATALOGUE.set(len(self.knowledge.catalogue))
+        for topic, count in Counter(output.topic for output in work.outputs).items():
+            metrics.OUTPUTS.labels(topic).inc(count)
 
     def _work(self, batch: Batch) -> Work:
         rejected_items = self.knowledge.refresh()

@@ -35,7 +35,8 @@ def plan(settings: Settings) -> list[TopicPlan]:
         TopicPlan(topics.name("items"), 1, compact),
         TopicPlan(topics.name("recommendations"), n),
         TopicPlan(topics.name("drift"), n),
-        TopicPlan(topics.name("dead_letters"), 1),
+        # Room for the largest record that another topic lets in, and our headers.
+        TopicPlan(topics.name("dead_letters"), 1, {"max.message.bytes": str(16 * 2**20)}),
         # Workers keep the sum on disk; a new one starts from what the topic holds, two months of contributions.
         TopicPlan(topics.name("memory"), 1, {"retention.ms": str(60 * DAY_MS)}),
         TopicPlan(f"{settings.broker.group}-users-changelog", n, compact),

@@ -81,14 +81,17 @@ def _run(
     events = list(islice(events, limit))
     with ExitStack() as stack:
         broker = stack.enter_context(EmbeddedBroker({topic.name: topic.partitions for topic in plan(settings)}))
-        client = {"bootstrap.servers": broker.address}
-        Feeder(client).send(items)
+        client = {"bootstrap.servers": broker.address, "log.connection.close": False}
+        catalogue = Feeder(client)
+        stack.callback(catalogue.close)
+        catalogue.send(items)
         worker = stack.enter_context(_worker(settings, scratch, broker.address, model))
         file = stack.enter_context(output.open("wb")) if output else None
         reader = Reader(client, topics, file)
         reader.start()
         stack.callback(reader.stop)
         feeder = Feeder(client, ahead=Ahead(reader.answered_up_to, AHEAD_BYTES))
+        stack.callback(feeder.close)
         screen = Screen(_titles(items), total=len(events), quiet=as_json)
         begun = time.monotonic()
         _feed_and_watch(feeder, events, reader, worker, screen)

@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from tiny_model import write_base
 from transformers import AutoTokenizer, BertModel
 from typer.testing import CliRunner
@@ -37,11 +39,13 @@ def rehash(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def scale_weights(path: Path, name: str, factor: float) -> None:
+def scale_rows(path: Path, name: str, factor: float) -> None:
+    """Multiply the rows of a matrix by 1 to `factor`."""
     model = onnx.load(path)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(name))
     values = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array((values * np.linspace(1, factor, len(values))).astype(values.dtype), tensor.name))
+    rows = np.linspace(1, factor, len(values), dtype=values.dtype)[:, None]
+    tensor.CopyFrom(numpy_helper.from_array(values * rows, tensor.name))
     onnx.save(model, path)
 
 
@@ -203,19 +207,28 @@ class TestVerify:
         assert "tiny-bert-00000000" in output
 
     def test_finds_weights_that_are_not_pytorchs(self, copy: Path) -> None:
-        scale_weights(copy / "model.onnx", "word_embeddings.weight", 1.01)
+        scale_rows(copy / "model.onnx", "word_embeddings.weight", 1.01)
         rehash(copy)
         code, output = self.verify(copy)
         assert code == 1
         assert "parity" in output
 
     def test_finds_an_int8_file_that_lost_its_accuracy(self, copy: Path) -> None:
-        scale_weights(copy / "model.int8.onnx", "word_embeddings.weight", -1.0)
+        scale_rows(copy / "model.int8.onnx", "word_embeddings.weight", -1.0)
         rehash(copy)
         code, output = self.verify(copy)
         assert code == 1
         assert "accuracy" in output
         assert "int8" in output
+
+    def test_finds_a_model_in_which_a_vector_depends_on_its_neighbours(self, copy: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantize_dynamic(copy / "model.onnx", copy / "model.int8.onnx", weight_type=QuantType.QInt8)
+        rehash(copy)
+        code, output = self.verify(copy)
+        assert code == 1
+        assert "independence: int8" in output
 
 
 def test_no_sentence_both_calibrates_and_judges() -> None:
