@@ -53,7 +53,7 @@ def export_command(
     _show(output, manifest)
 
 
-DEFAULTS = Options()
+DEFAULTS = Options(runs=Path())
 
 
 @app.command("train")
@@ -113,6 +113,7 @@ def train_command(
             precision=precision,
             seed=seed,
             tracker=tracker,
+            progress=console.is_terminal,
             runs=runs or output.with_name(f"{output.name}-runs"),
             resume=resume,
         )

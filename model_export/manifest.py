@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from stream.encoder.manifest import MANIFEST, Manifest, check_files, read_manife
 
 CARD = "README.md"
 
-LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "tokenizers")
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "tokenizers", "accelerate", "peft")
 
 
 class OutputError(Exception):
@@ -86,8 +86,12 @@ def version_of(name: str, files: dict[str, str]) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that an export goes through."""
-    return {library: version(library) for library in LIBRARIES}
+    """Return the versions of the libraries that a training and an export go through, of those that are installed."""
+    installed = {}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            installed[library] = version(library)
+    return installed
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

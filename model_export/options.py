@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -44,5 +45,14 @@ class Options(Group):
     precision: Precision = "auto"
     seed: int = 0
     tracker: Tracker = "tensorboard"
-    runs: Path | None = None  # checkpoints and logs; beside the output, from the command line
+    progress: bool = True  # whether to show bars
+    runs: Path  # checkpoints and logs
     resume: bool = False  # go on from the last checkpoint in `runs`
+
+    def with_defaults(self, task: Mapping[str, Any]) -> Options:
+        """Return the options with a task's defaults where nothing was said."""
+        return self.model_copy(update={name: value for name, value in task.items() if getattr(self, name) is None})
+
+    def told(self) -> dict[str, Any]:
+        """Return what a model card and a manifest tell of them: all that decides what the weights become."""
+        return self.model_dump(mode="json", exclude={"runs", "resume", "tracker", "progress"}, exclude_none=True)
