@@ -16,7 +16,7 @@ from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -215,6 +215,7 @@ def fit(
         validate=validate,
         adversary=Adversary(words, options.adversarial) if options.adversarial else None,
     )
+    learner.remove_callback(PrinterCallback)  # the trackers have the curves, and each task says what it validated
     learner.model_accepts_loss_kwargs = False  # else the Trainer would leave the mean over accumulated batches to the module
     learner.train(resume_from_checkpoint=checkpoint if options.resume else None)
     if adapted is not None:
@@ -222,6 +223,13 @@ def fit(
         assert merged is module
     module.cpu().eval()
     return list(learner.state.log_history)
+
+
+def set_dropout(module: nn.Module, probability: float) -> None:
+    """Set the probability of every dropout inside."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = probability
 
 
 class _Whole(nn.Module):
@@ -238,7 +246,7 @@ class _Whole(nn.Module):
 
 def _low_rank(module: nn.Module, options: Options, steps: int) -> PeftModel:
     """Freeze all but the head, and low-rank updates of the encoder's products that are put into `module`."""
-    heads = ["head"] if hasattr(module, "head") else None
+    heads = ["head"] if any(name.endswith("head") for name, _ in module.named_modules()) else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft looks for a config that this kind of module has not
         if options.method == "lora":

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -20,7 +19,7 @@ from model_export.export import PACKAGED_NAME, Base, Servable, load_base
 from model_export.folder import publish
 from model_export.gates import check, check_variants
 from model_export.judge import judge
-from model_export.learner import Shuffled, fit
+from model_export.learner import Shuffled, fit, set_dropout
 from model_export.options import Options, TrainingError
 from model_export.pairs import Pairs, asked, hard_negatives, make_pairs
 from model_export.settings import PRUNED_GATE
@@ -225,13 +224,6 @@ def _learn(
         metric="map@5",
         words=base.encoder.embeddings.word_embeddings,
     )
-
-
-def set_dropout(module: torch.nn.Module, probability: float) -> None:
-    """Set the probability of every dropout inside; BERT keeps that of its attention in a number."""
-    for part in module.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = probability
 
 
 def _shown(quality: Mapping[str, float]) -> str:
