@@ -53,7 +53,12 @@ def replacing(output: Path) -> Iterator[Path]:
 
 
 def amend(
-    output: Path, change: Callable[[Manifest], Manifest], card: str, add: Callable[[Path], None] = lambda folder: None
+    output: Path,
+    change: Callable[[Manifest], Manifest],
+    card: str,
+    *,
+    add: Callable[[Path], None] = lambda folder: None,
+    check: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
 ) -> Manifest:
     """Replace a model folder by one with a changed manifest and more on its card; return the manifest.
 
@@ -64,6 +69,7 @@ def amend(
         change: what to do to its manifest; file hashes are taken afterwards.
         card: a section in Markdown, headed by `## …`; it replaces one of the same heading.
         add: writes further files into the folder.
+        check: looks at the new folder before it is put in place; what it raises leaves the old one.
     """
     manifest = read_manifest(output)
     check_files(output, manifest, list(manifest.files))
@@ -76,6 +82,7 @@ def amend(
         (folder / CARD).write_text("\n\n".join([before.strip(), *kept, card.strip()]) + "\n")
         manifest = msgspec.structs.replace(change(manifest), files=hash_files(folder))
         write_manifest(folder, manifest)
+        check(folder, manifest)
     return manifest
 
 

@@ -19,7 +19,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stream.drift import Step, Vector
 from stream.encoder.manifest import DriftPart, Manifest, ModelFolderError, check_files
@@ -107,9 +106,8 @@ class LearnedDetector:
         counts = np.zeros(len(steps), np.float32)
         for place, step in enumerate(steps):
             if step.vector is not None:
-                self._add(step, centred)
-                sums[place] = step.user.sums  # type: ignore[union-attr]
-                counts[place] = step.user.count  # type: ignore[union-attr]
+                state = self._add(step, centred)
+                sums[place], counts[place] = state.sums, state.count
         judged = np.flatnonzero(counts >= self.part.warm_up)
         probabilities = dict(zip(judged.tolist(), self.probabilities(sums[judged], counts[judged]).tolist(), strict=True))
         levels: list[tuple[State, DriftLevel]] = []
@@ -149,7 +147,7 @@ class LearnedDetector:
             found[start : start + rows] = self._session.run(None, {"sums": self._sums, "count": self._counts})[0][:rows]
         return found
 
-    def _add(self, step: Step, centred: Vector) -> None:
+    def _add(self, step: Step, centred: Vector) -> LearnedDrift:
         user = step.user
         assert isinstance(user, LearnedDrift)
         assert step.vector is not None
@@ -157,6 +155,7 @@ class LearnedDetector:
         user.sums *= self._fade
         user.sums += step.vector @ self._projection - centred if row is None else self._vectors[row]
         user.count = min(user.count + 1, 65_535)
+        return user
 
     def _follow(self, user: LearnedDrift, probability: float) -> None:
         part = self.part
@@ -174,5 +173,3 @@ def score_of(smoothed: float, alarm: float) -> float:
     """Return the score at q, with a the q of the alarm: 0 at 0, 0.5 at a, 1 at 1."""
     for_it = smoothed * (1.0 - alarm)
     return for_it / (for_it + (1.0 - smoothed) * alarm)
-
-

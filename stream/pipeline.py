@@ -65,16 +65,17 @@ class Pipeline:
     decode_click = staticmethod(decode_click)
     decode_state = staticmethod(decode)
 
-    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender, detector: Detector | None = None) -> None:
+        """Take the parts; without a `detector`, it is the one in the model folder, or else the one set by hand."""
         self.settings = settings
         self.encoder = encoder
         self.recommender = recommender
         self.catalogue = recommender.catalogue
         self.model = encoder.version
         self._model_hash = model_hash(encoder.version)
-        self.detector: Detector = HandSetDetector(settings.drift, encoder.dimension)
-        if encoder.manifest.drift is not None:
-            self.detector = LearnedDetector(encoder.folder, encoder.manifest, self._model_hash)
+        if detector is None and encoder.manifest.drift is not None:
+            detector = LearnedDetector(encoder.folder, encoder.manifest, self._model_hash)
+        self.detector = detector or HandSetDetector(settings.drift, encoder.dimension)
 
     def process(self, batch: Batch, states: States) -> Work:
         """Answer a batch of events in their order, and keep the users' new states in `states`."""

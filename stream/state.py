@@ -1,8 +1,8 @@
 """What is kept of a user, and its binary form.
 
-Layout, little-endian: a version byte, the header, the drift detector's numbers, W (K float64), S (K·d float32), the detector's sums, the
-window. The version says which detector: 1 the one set by hand, whose sums are short and long (d float16 each); 2 a learned one, whose
-sums are k·m float32. Vectors of two models never mix: the header names the model, and the vectors of another are not read.
+Layout, little-endian: a version byte, the header, the drift detector's numbers, W (K float64), S (K·d float32), the detector's
+sums, the window. The version says which detector: 1 the one set by hand, whose sums are short and long (d float16 each); 2 a learned
+one, whose sums are k·m float32. Vectors of two models never mix: the header names the model, and the vectors of another are not read.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class UserState:
         """Return the binary form."""
         profile, window = self.profile, self.window
         version, numbers, drift_sums = _encode_drift(self.drift)
-        header = _HEADER.pack(
-            version, self.model, *profile.sums.shape, len(window.behaviours), *window.floor, profile.time
-        )
+        header = _HEADER.pack(version, self.model, *profile.sums.shape, len(window.behaviours), *window.floor, profile.time)
         return b"".join([header, numbers, profile.weights.tobytes(), profile.sums.tobytes(), drift_sums, window.pack()])
 
 
