@@ -102,8 +102,10 @@ def co_behaviour(users: Mapping[str, History], rows: int, dimension: int, seed: 
     totals = counts.sum(axis=0) + 1.0
     information = np.log(counts.data * counts.data.sum() / (totals[counts.row] * totals[counts.col]))
     positive = scipy.sparse.csr_array((np.maximum(information, 0.0), (counts.row, counts.col)), (rows, rows))
-    left_vectors, strengths, _ = randomized_svd(positive, dimension, random_state=seed)
-    vectors = left_vectors * np.sqrt(strengths)
+    factors = min(dimension, rows)
+    left_vectors, strengths, _ = randomized_svd(positive, factors, random_state=seed)
+    vectors = np.zeros((rows, dimension))
+    vectors[:, :factors] = left_vectors * np.sqrt(strengths)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     chosen = lengths[:, 0] > 0
     vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
