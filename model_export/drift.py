@@ -263,7 +263,7 @@ def _publish(log: Log, found: Histories, detector: Detector, part: DriftPart, ou
         served = LearnedDetector(folder, manifest, model_hash(manifest.version)).probabilities(sums, counts)
         with torch.inference_mode():
             logits = detector.network(torch.from_numpy(sums), torch.from_numpy(counts))
-        off = float(np.abs(served - 1.0 - torch.softmax(logits, 1)[:, -1].numpy()).max())
+        off = float(np.abs(served - (1.0 - torch.softmax(logits, 1)[:, -1].numpy())).max())
         if off > PARITY:
             raise VerificationError(
                 f"parity: the drift detector's ONNX is {off:.2g} away from PyTorch's; {PARITY:.0g} is allowed"
