@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -139,14 +141,17 @@ class _Served(nn.Module):
 def write_network(network: Network, path: Path) -> None:
     """Write the network as ONNX, for blocks of `BLOCK` users."""
     example = torch.ones(BLOCK, len(HALF_LIVES), SIZE), torch.ones(BLOCK)
-    program = torch.onnx.export(
-        _Served(network).eval(),
-        example,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["sums", "count"],
-        output_names=["probability"],
-        verbose=False,
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch's exporter
+        program = torch.onnx.export(
+            _Served(network).eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["sums", "count"],
+            output_names=["probability"],
+            verbose=False,
+        )
     assert program is not None
     program.save(str(path), external_data=False)
