@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -154,4 +156,7 @@ def write_network(network: Network, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    program.save(str(path), external_data=False)
+    model: onnx.ModelProto = onnx_ir.to_proto(program.model)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]  # traces of the Python that made it: equal weights shall make equal files
+    onnx.save(model, path)

@@ -146,6 +146,7 @@ def test_the_alarm_is_the_lowest_that_keeps_the_rate_of_false_alarms() -> None:
     smoothed = chance.random((400, LENGTH)) * 0.3
     for place in range(1, LENGTH):
         smoothed[:, place] = SMOOTHING * smoothed[:, place - 1] + (1 - SMOOTHING) * smoothed[:, place]
+    smoothed[:, : WARM_UP - 1] = 0.0
     lengths = np.full(400, LENGTH)
     alarm, shifted, every = thresholds(smoothed, lengths)
     judged = 400 * (LENGTH - WARM_UP + 1)
