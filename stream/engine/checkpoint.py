@@ -121,7 +121,11 @@ class Checkpoint:
             "message.timeout.ms": int(timeout * 1000),
         }
         if self._transactional:
-            config |= {"transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
+            config |= {
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                "message.timeout.ms": TRANSACTION_TIMEOUT_MS,  # librdkafka allows no more
+            }
         self._producer = Producer(config)
         if self._transactional:
             try:
