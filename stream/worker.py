@@ -9,6 +9,7 @@ from confluent_kafka import KafkaException
 
 from stream import topics
 from stream.app import App
+from stream.connection import BrokerError
 from stream.encoder import DeviceError, Encoder, ModelFolderError
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
@@ -28,6 +29,7 @@ def run(settings: Settings, log_level: str) -> None:
         WorkerError: before anything was consumed.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("aiokafka.conn").setLevel(logging.INFO)  # at debug it prints requests, and a login is one of them
     for group, values in effective(settings).items():
         log.info("settings.%s: %s", group, values)
     try:
@@ -44,8 +46,8 @@ def run(settings: Settings, log_level: str) -> None:
         knowledge = Knowledge(settings, encoder)
         knowledge.load()
         encoder.warm_up()
-    except (topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError, ValueError) as error:
+        app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge)
+    except (BrokerError, topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError, ValueError) as error:
         raise WorkerError(str(error)) from error
-    app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge)
     worker = faust.Worker(app, loglevel=log_level.upper(), redirect_stdouts=False, override_logging=False)
     worker.execute_from_commandline()

@@ -22,7 +22,7 @@ from stream.engine.intake import Partition
 
 if TYPE_CHECKING:
     from stream.app import App
-    from stream.settings import Broker
+    from stream.connection import Broker
 
 
 FETCH_WAIT_MS = 100
