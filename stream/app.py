@@ -18,6 +18,7 @@ from faust.types import TP
 
 from stream import metrics
 from stream.engine.checkpoint import Checkpoint, Membership, MovedOnError, Work
+from stream.engine.credentials import credentials
 from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.poison import Poison
 from stream.engine.recovery import TableManager
@@ -67,6 +68,7 @@ class App(faust.App):
         super().__init__(
             settings.broker.group,
             broker=[f"kafka://{server}" for server in settings.broker.servers.split(",")],
+            broker_credentials=credentials(settings.broker),
             store="rocksdb://",
             TableManager=TableManager,
             datadir=str(settings.engine.state_folder),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
+from stream.connection import connect
 from stream.settings import Settings
 
 DAY_MS = 86_400_000
@@ -47,16 +48,11 @@ def ensure(settings: Settings) -> tuple[str, list[str]]:
     """Make the topics that are missing; return the cluster's id, and the names of those made.
 
     Raises:
+        BrokerError: there is no way to the broker.
         TopicError: naming the topic at fault.
     """
-    admin = AdminClient(settings.broker.librdkafka())
-    try:
-        cluster = admin.list_topics(timeout=10)
-    except KafkaException as error:
-        raise TopicError(
-            f"no broker answers at {settings.broker.servers} ({error.args[0].str()}); "
-            "start one, or set DRIFTSTREAM_BROKER__SERVERS"
-        ) from error
+    admin = connect(settings.broker.librdkafka())
+    cluster = admin.list_topics(timeout=10)
     wanted, present = plan(settings), cluster.topics
     for topic in wanted:
         found = present.get(topic.name)

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaException
 
 from stream import topics
 from stream.app import App
+from stream.connection import BrokerError
 from stream.encoder import DeviceError, Encoder, ModelFolderError
 from stream.engine.checkpoint import LostError
 from stream.engine.folder import FolderError, StateFolder
@@ -22,6 +23,7 @@ log = logging.getLogger("driftstream")
 
 # What can keep a worker from starting, each with a message that says what to do.
 STARTING = (
+    BrokerError,
     topics.TopicError,
     FolderError,
     StoreError,
@@ -45,6 +47,7 @@ def run(settings: Settings, log_level: str) -> None:
         WorkerError: before anything was consumed.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("aiokafka.conn").setLevel(logging.INFO)  # at debug it prints requests, and a login is one of them
     for group, values in effective(settings).items():
         log.info("settings.%s: %s", group, values)
     try:

@@ -32,7 +32,8 @@ from scenario import Sent, events, items  # noqa: E402
 from verify import verify  # noqa: E402
 
 from stream import topics  # noqa: E402
-from stream.settings import Broker, Settings  # noqa: E402
+from stream.connection import Broker  # noqa: E402
+from stream.settings import Settings  # noqa: E402
 
 QUIET_SECONDS = 120  # without any progress at the end: then something hangs
 
@@ -200,7 +201,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         folder = Path(scratch)
         try:
-            result = run(Plan(events=arguments.events), arguments.seed, arguments.guarantee, write_model(folder / "model"), folder)
+            result = run(
+                Plan(events=arguments.events), arguments.seed, arguments.guarantee, write_model(folder / "model"), folder
+            )
         finally:
             if arguments.keep:
                 shutil.copytree(folder / "workers", arguments.keep, ignore=shutil.ignore_patterns("*.db", "knowledge"))

@@ -30,7 +30,9 @@ class Workers:
 
     def __init__(self, folder: Path, environment: Mapping[str, str], command: tuple[str, ...] = WORKER) -> None:
         self._folder = folder
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTSTREAM_")} | environment
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("DRIFTSTREAM_")
+        } | environment
         self._command = command
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
