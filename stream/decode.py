@@ -49,6 +49,9 @@ class Reject(NamedTuple):
     record: Record
 
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be; the last for what is nested a thousand deep."""
+
 _search = msgspec.json.Decoder(Search)
 _click = msgspec.json.Decoder(Click)
 _item = msgspec.json.Decoder(Item)
@@ -73,7 +76,7 @@ def decode_item(record: Record) -> Item | str | Reject:
         if record.value is None:
             return key
         item = _item.decode(record.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Reject(_reason(error), record)
     if item.item_id != key:
         return Reject(f"key: {_short(key)} is not the item_id {_short(item.item_id)}", record)
@@ -85,7 +88,7 @@ def _decode(record: Record, decoder: msgspec.json.Decoder[Search] | msgspec.json
         return Reject("value: null; a search or a click is never removed", record)
     try:
         behaviour = decoder.decode(record.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Reject(_reason(error), record)
     if record.key is None:
         return Reject("key: missing; it must be the user_id, so that a user's events stay in one partition", record)
@@ -108,6 +111,8 @@ def _reason(error: Exception) -> str:
     """Put the field's name first: `$.query` in msgspec's message becomes `query: …`."""
     if isinstance(error, UnicodeDecodeError):
         return f"value: not UTF-8 ({error.reason} at byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "value: nested too deeply"
     message, found, path = str(error).rpartition(" - at `$")
     if found:
         return f"{path.strip('`').lstrip('.') or 'value'}: {message}"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream.decode import EARLIEST, LATEST
+from stream.decode import EARLIEST, LATEST, UNREADABLE
 from stream.events import EventTime
 
 
@@ -102,7 +102,7 @@ def behaviour_line(topic: str, value: bytes) -> Line:
     """Return a search or a click as a line to send, keyed by its `user_id`."""
     try:
         event = _timed_user.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Line(topic, _key(value, lambda: _user.decode(value).user_id), value, None)
     return Line(topic, event.user_id.encode() or None, value, _epoch_ms(event.timestamp))
 
@@ -115,7 +115,7 @@ def item_line(topic: str, value: bytes) -> Line:
 def _key(value: bytes, read: Callable[[], str]) -> bytes | None:
     try:
         return read().encode() or None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

@@ -4,9 +4,14 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from broker import BrokerUnavailableError, KafkaBroker
 from security import Security
+
+# How fast a machine is at the moment says nothing about the code.
+hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

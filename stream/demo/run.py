@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from stream import sample
+from stream.decode import UNREADABLE
 from stream.demo.reader import Reader
 from stream.demo.screen import Screen, print_summary
 from stream.engine.embedded_broker import EmbeddedBroker
@@ -209,7 +210,7 @@ def _titles(items: list[Line]) -> dict[str, str]:
     for line in items:
         try:
             item = msgspec.json.decode(line.value, type=Item)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             continue
         titles[item.item_id] = item.title or item.category or item.item_id
     return titles
