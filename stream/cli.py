@@ -93,7 +93,7 @@ def topics() -> None:
     from stream.topics import TopicError, ensure
 
     try:
-        made = ensure(settings_or_exit())
+        _, made = ensure(settings_or_exit())
     except (BrokerError, TopicError) as error:
         fail(str(error))
     err.print(f"made {', '.join(made)}" if made else "all topics are there")

@@ -138,8 +138,9 @@ class Engine(Group):
     """How the worker reads, keeps state and checkpoints."""
 
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    worker_id: str = "worker-0"
+    worker_id: str = ""
     state_folder: Path = Path("state")
+    stuck_after_s: Annotated[float, Field(gt=0)] = 300.0
     batch_size: Annotated[int, Field(ge=1)] = 1024
     partition_buffer: Annotated[int, Field(ge=1)] = 5000
     order_wait_ms: Milliseconds = 20

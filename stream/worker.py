@@ -11,11 +11,29 @@ from stream import topics
 from stream.app import App
 from stream.connection import BrokerError
 from stream.encoder import DeviceError, Encoder, ModelFolderError
+from stream.engine.checkpoint import LostError
+from stream.engine.folder import FolderError, StateFolder
+from stream.engine.store import StoreError
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
 from stream.settings import Settings, effective
 
 log = logging.getLogger("driftstream")
+
+
+# What can keep a worker from starting, each with a message that says what to do.
+STARTING = (
+    BrokerError,
+    topics.TopicError,
+    FolderError,
+    StoreError,
+    DeviceError,
+    ModelFolderError,
+    LostError,
+    KafkaException,
+    TimeoutError,
+    ValueError,
+)
 
 
 class WorkerError(Exception):
@@ -33,8 +51,12 @@ def run(settings: Settings, log_level: str) -> None:
     for group, values in effective(settings).items():
         log.info("settings.%s: %s", group, values)
     try:
-        for topic in topics.ensure(settings):
+        cluster, created = topics.ensure(settings)
+        for topic in created:
             log.info("created topic %s", topic)
+        folder = StateFolder(
+            settings.engine.state_folder, cluster=cluster, group=settings.broker.group, partitions=settings.topics.partitions
+        )
         encoder = Encoder(
             settings.model.folder,
             device=settings.model.device,
@@ -46,8 +68,9 @@ def run(settings: Settings, log_level: str) -> None:
         knowledge = Knowledge(settings, encoder)
         knowledge.load()
         encoder.warm_up()
-        app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge)
-    except (BrokerError, topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError, ValueError) as error:
+        worker_id = settings.engine.worker_id or folder.worker_id
+        app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge, worker_id)
+    except STARTING as error:
         raise WorkerError(str(error)) from error
     worker = faust.Worker(app, loglevel=log_level.upper(), redirect_stdouts=False, override_logging=False)
     worker.execute_from_commandline()
