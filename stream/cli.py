@@ -87,6 +87,17 @@ def profile(
 
 
 @app.command()
+def erase(users: Annotated[list[str], typer.Argument(help="user_ids")]) -> None:
+    """Ask for the erasure of all that is kept of users: a worker does it in its order among the users' events."""
+    from stream.produce import ProduceError, erase_users
+
+    try:
+        erase_users(settings_or_exit(), users)
+    except ProduceError as error:
+        fail(str(error))
+
+
+@app.command()
 def topics() -> None:
     """Make the topics that are missing, as a worker would: for an administrator, where workers may not."""
     from stream.connection import BrokerError

@@ -49,6 +49,17 @@ class Reject(NamedTuple):
     record: Record
 
 
+class Erasure(NamedTuple):
+    """Everything of a user is to go. `time` is when it was asked for: the record's Kafka timestamp, epoch milliseconds."""
+
+    time: int
+    user_id: str
+    record: Record
+
+
+Entry = Event | Erasure | Reject
+"""What a record of the topics that a user's history is made of comes to."""
+
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be; the last for what is nested a thousand deep."""
 
@@ -65,6 +76,19 @@ def decode_search(record: Record) -> Event | Reject:
 def decode_click(record: Record) -> Event | Reject:
     """Decode a record of the `clicks` topic."""
     return _decode(record, _click)
+
+
+def decode_erasure(record: Record) -> Erasure | Reject:
+    """Decode a record of the `erasures` topic: a tombstone under a user_id."""
+    if record.value is not None:
+        return Reject("value: must be null, as an erasure has nothing to say but the user_id, its key", record)
+    if not record.key:
+        return Reject("key: missing; it must be the user_id", record)
+    try:
+        user_id = record.key.decode()
+    except UnicodeDecodeError as error:
+        return Reject(f"key: not UTF-8 ({error.reason} at byte {error.start}), so no user_id", record)
+    return Erasure(max(0, record.timestamp), user_id, record)
 
 
 def decode_item(record: Record) -> Item | str | Reject:

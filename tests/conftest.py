@@ -26,9 +26,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_kafka() -> Callable[..., KafkaBroker]:
     """Makes a real Kafka in a folder, to be started."""
 
-    def make(folder: Path, security: Security | None = None) -> KafkaBroker:
+    def make(folder: Path, security: Security | None = None, properties: str = "") -> KafkaBroker:
         try:
-            return KafkaBroker(folder, security=security)
+            return KafkaBroker(folder, security=security, properties=properties)
         except BrokerUnavailableError as error:
             if os.environ.get("CI"):
                 pytest.fail(f"CI must have a real Kafka: {error}")
