@@ -128,6 +128,7 @@ def a_worker(broker: str, model: Path, folder: Path) -> Iterator[Worker]:
         assert worker.stop() == 0
 
 
+@pytest.mark.timeout(900)  # four workers are started
 def test_nothing_of_an_erased_user_is_left_on_disk_or_in_our_topics_after_compaction(
     broker: str, tiny_model: Path, tmp_path: Path
 ) -> None:
