@@ -78,6 +78,7 @@ class Knowledge:
         self._judged = self._positions().get("items", {})  # rejects before these offsets are in the dead letters already
         self._items = Broadcast(client, topics.name("items"))
         self._catalogue_changes(list(self._items.read_to_end(PATIENCE)))
+        self._log = Broadcast(client, topics.name("memory"))
         self._load_memory()
         log.info("%d items in the catalogue", len(self.catalogue))
 
@@ -88,7 +89,6 @@ class Knowledge:
             KafkaException, TimeoutError: the topic cannot be read.
         """
         self._begin()
-        self._log.close()
         self._load_memory()
 
     def _positions(self) -> dict[str, dict[int, int]]:
@@ -96,8 +96,7 @@ class Knowledge:
 
     def _load_memory(self) -> None:
         self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
-        topic = self.settings.topics.name("memory")
-        self._log = Broadcast(self.settings.broker.librdkafka(), topic, self._positions().get("memory"))
+        self._log.rewind(self._positions().get("memory", {}))
         for record in self._log.read_to_end(PATIENCE):
             self._merge(record)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+import rocksdict
 
+ADVICE = "Move it away: it is restored from the changelog"
 LABEL = "driftstream.json"
 
 
@@ -38,7 +40,7 @@ class StateFolder:
         worker_id: the same for as long as the folder lives.
 
     Raises:
-        FolderError: it cannot be written, another worker uses it, or it is the state of something else.
+        FolderError: it cannot be written, another worker uses it, it is the state of something else, or a database in it is damaged.
     """
 
     def __init__(self, path: Path, *, cluster: str, group: str, partitions: int) -> None:
@@ -66,6 +68,13 @@ class StateFolder:
                     "folder; states are restored from the changelog"
                 )
         self.worker_id = found.worker_id
+        for database in sorted(path.rglob("*.db")):
+            try:
+                rocksdict.Rdict(
+                    str(database), rocksdict.Options(raw_mode=True), access_type=rocksdict.AccessType.read_only()
+                ).close()
+            except Exception as error:  # rocksdict raises plain ones
+                raise FolderError(f"{database} is damaged ({error}). {ADVICE}") from error
 
     @staticmethod
     def _read(path: Path, data: bytes) -> Label | None:

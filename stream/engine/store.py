@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 import rocksdict
 from faust.stores.rocksdb import RocksDBOptions, Store
 
+from stream.engine.folder import ADVICE
+
 S = TypeVar("S")
 
 
@@ -76,7 +78,8 @@ class StateStore(Generic[S]):
             stored = self._store._db_for_partition(partition).get(user_id.encode())
             return None if stored is None else self._decode(stored)
         except Exception as error:  # rocksdict raises plain ones
-            raise StoreError(f"the state of a user in {self._store.partition_path(partition)} cannot be read: {error}") from error
+            path = self._store.partition_path(partition)
+            raise StoreError(f"a user's state in {path} cannot be read: {error}. If it is damaged: {ADVICE}") from error
 
     def keep(self, partition: int, states: Mapping[str, S | None]) -> None:
         """Keep states decoded for the next batch, None for one that is to be erased; the least recently kept make room."""

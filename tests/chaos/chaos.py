@@ -154,23 +154,23 @@ def produce(address: str, records: Sequence[Sent]) -> None:
         raise RuntimeError(f"{len(failures)} records could not be sent: {failures[0]}")
 
 
+def lag(settings: Settings) -> int:
+    """How many input records the group has not committed yet."""
+    admin = AdminClient({"bootstrap.servers": settings.broker.servers, "log_level": 0})
+    names = settings.topics.name("searches"), settings.topics.name("clicks")
+    inputs = [TopicPartition(name, p) for name in names for p in range(settings.topics.partitions)]
+    asked = {tp: OffsetSpec.latest() for tp in inputs}
+    ends = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED)
+    end = {(tp.topic, tp.partition): future.result().offset for tp, future in ends.items()}
+    group = settings.broker.group
+    answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, inputs)])[group].result()
+    return sum(end[tp.topic, tp.partition] - max(0, tp.offset) for tp in answer.topic_partitions)
+
+
 def wait_until_consumed(settings: Settings, workers: Workers) -> None:
     """Return when the group has committed the end of both input topics."""
-    admin = AdminClient({"bootstrap.servers": settings.broker.servers, "log_level": 0})
-    inputs = [TopicPartition(t, p) for t in ("searches", "clicks") for p in range(settings.topics.partitions)]
-    ends = {
-        (tp.topic, tp.partition): future.result().offset
-        for tp, future in admin.list_offsets(
-            {tp: OffsetSpec.latest() for tp in inputs}, isolation_level=IsolationLevel.READ_UNCOMMITTED
-        ).items()
-    }
     last, behind = time.monotonic(), -1
-    while True:
-        asked = ConsumerGroupTopicPartitions(settings.broker.group, inputs)
-        answer = admin.list_consumer_group_offsets([asked])[settings.broker.group].result()
-        now = sum(ends[tp.topic, tp.partition] - max(0, tp.offset) for tp in answer.topic_partitions)
-        if now == 0:
-            return
+    while now := lag(settings):
         if now != behind:
             last, behind = time.monotonic(), now
         elif time.monotonic() - last > QUIET_SECONDS:

@@ -67,13 +67,14 @@ def verify(address: str, model: Path, settings: Settings) -> dict[str, int]:
         strangers: answers to what is no input. state_mismatches: users whose state is not that of their events.
         popularity_mismatches: items whose clicks, as contributed to the memory, are not those of the events.
     """
-    inputs = [message for topic in ("searches", "clicks") for message in read(address, topic)]
+    name = settings.topics.name
+    inputs = [message for topic in ("searches", "clicks") for message in read(address, name(topic))]
     answers: dict[Place, list[str]] = defaultdict(list)
-    for message in read(address, "recommendations"):
+    for message in read(address, name("recommendations")):
         body = json.loads(message.value())
         trigger = body["trigger"]
         answers[trigger["topic"], trigger["partition"], trigger["offset"]].append(body["recommendation_id"])
-    for message in read(address, "dead-letters"):
+    for message in read(address, name("dead_letters")):
         headers = {name: value.decode() for name, value in message.headers()}
         answers[headers["topic"], int(headers["partition"]), int(headers["offset"])].append("dead")
     asked = {place(message) for message in inputs}
@@ -88,15 +89,16 @@ def verify(address: str, model: Path, settings: Settings) -> dict[str, int]:
     }
 
 
-def _events(inputs: Iterable[Message]) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
-    """Each user's events that count, by topic and event_id: the broken ones left out, the repeated ones once."""
+def _events(inputs: Iterable[Message], settings: Settings) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
+    """Each user's events that count, by kind and event_id: the broken ones left out, the repeated ones once."""
     users: dict[str, dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
     for message in inputs:
         try:
             event = json.loads(message.value())
         except json.JSONDecodeError:
             continue
-        users[event["user_id"]].setdefault((message.topic(), event["event_id"]), event)
+        kind = "clicks" if message.topic() == settings.topics.name("clicks") else "searches"
+        users[event["user_id"]].setdefault((kind, event["event_id"]), event)
     return users
 
 
@@ -104,10 +106,10 @@ def _wrong_states(address: str, inputs: list[Message], model: Path, settings: Se
     latest: dict[str, bytes | None] = {}
     for message in sorted(read(address, f"{settings.broker.group}-users-changelog"), key=lambda m: (m.partition(), m.offset())):
         latest[message.key().decode()] = message.value()
-    users = _events(inputs)
+    users = _events(inputs, settings)
     encoder = Encoder(model, device="cpu", threads=1)
     titles = {}
-    for message in read(address, "items"):
+    for message in read(address, settings.topics.name("items")):
         item = json.loads(message.value())
         titles[item["item_id"]] = f"{item['title']}. {item['category']}"
     queries = {event["query"] for events in users.values() for event in events.values() if "query" in event}
@@ -125,8 +127,8 @@ def _wrong_states(address: str, inputs: list[Message], model: Path, settings: Se
         sums = np.zeros((len(half_lives), encoder.dimension))
         weights = np.zeros(len(half_lives))
         history = []
-        for (topic, event_id), event in events.items():
-            is_click = topic == "clicks"
+        for (kind, event_id), event in events.items():
+            is_click = kind == "clicks"
             subject = event["item_id"] if is_click else event["query"]
             vector = vectors[titles[subject] if is_click else subject]
             weight = settings.profile.click_weight if is_click else settings.profile.search_weight
@@ -150,13 +152,13 @@ def _wrong_states(address: str, inputs: list[Message], model: Path, settings: Se
 def _wrong_popularity(address: str, inputs: list[Message], settings: Settings) -> int:
     from stream.recommend.memory import Memory  # its sums travel in a form of their own, which it alone reads
 
-    clicks = [e for events in _events(inputs).values() for (topic, _), e in events.items() if topic == "clicks"]
+    clicks = [e for events in _events(inputs, settings).values() for (kind, _), e in events.items() if kind == "clicks"]
     newest = max(click["timestamp"] for click in clicks)
     half_life = settings.recommend.popularity_half_life_days * 86_400_000
     expected: Counter[str] = Counter()
     for click in clicks:
         expected[click["item_id"]] += 2.0 ** ((click["timestamp"] - newest) / half_life)  # type: ignore[assignment]
     memory = Memory(settings.recommend)
-    for message in read(address, "memory"):
+    for message in read(address, settings.topics.name("memory")):
         memory.merge(message.value())
     return sum(not np.isclose(memory.popularity(item, newest), mass, rtol=TOLERANCE) for item, mass in expected.items())
