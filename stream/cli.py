@@ -87,6 +87,31 @@ def profile(
 
 
 @app.command()
+def feed(
+    data: Annotated[Path | None, typer.Option(help="folder with items, searches and clicks as JSON lines")] = None,
+    speed: Annotated[float | None, typer.Option(help="N times event time; as fast as possible if not given")] = None,
+) -> None:
+    """Send a catalogue, and events in the order in which they happened: a folder's, or the bundled sample."""
+    from stream import produce
+
+    try:
+        produce.feed(settings_or_exit(), data, speed)
+    except produce.ProduceError as error:
+        fail(str(error))
+
+
+@app.command()
+def erase(users: Annotated[list[str], typer.Argument(help="user_ids")]) -> None:
+    """Ask for the erasure of all that is kept of users: a worker does it in its order among the users' events."""
+    from stream.produce import ProduceError, erase_users
+
+    try:
+        erase_users(settings_or_exit(), users)
+    except ProduceError as error:
+        fail(str(error))
+
+
+@app.command()
 def topics() -> None:
     """Make the topics that are missing, as a worker would: for an administrator, where workers may not."""
     from stream.connection import BrokerError

@@ -19,7 +19,7 @@ from stream.decode import Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
-from stream.engine.store import StoreError
+from stream.engine.store import StoreError, compact
 from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
@@ -31,6 +31,7 @@ log = logging.getLogger("driftstream.knowledge")
 
 SAVE_EVERY = 1.0  # seconds between two writes of what was learned
 PATIENCE = 60.0  # seconds that a broker may stay silent while a topic is read for the first time
+UNLEARN = b"unlearn"  # key of the records that every worker takes off, the one that wrote them too
 POSITIONS = b"\0positions"  # where the topics were read to when the rest was written
 
 
@@ -107,11 +108,13 @@ class Knowledge:
 
     def outputs(self) -> list[Output]:
         """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
-        delta = self.memory.take_delta()
-        if delta is None:
-            return list(self._rejects)
-        self._in_flight += 1
-        return [*self._rejects, Output(self.settings.topics.name("memory"), self._instance, delta)]
+        outputs, topic = list(self._rejects), self.settings.topics.name("memory")
+        if (delta := self.memory.take_delta()) is not None:
+            self._in_flight += 1
+            outputs.append(Output(topic, self._instance, delta))
+        if (unlearned := self.memory.take_unlearned()) is not None:  # behind what it is taken off from
+            outputs.append(Output(topic, UNLEARN, unlearned))
+        return outputs
 
     def published(self) -> None:
         """Say that what `outputs` returned last is safe."""
@@ -127,7 +130,8 @@ class Knowledge:
             return
         self._saved_at = monotonic()
         batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in self.memory.export_changes().items():
+        changes = self.memory.export_changes()
+        for key, value in changes.items():
             if value is None:
                 batch.delete(key)
             else:
@@ -135,6 +139,8 @@ class Knowledge:
         positions = {"items": self._items.offsets, "memory": self._log.offsets}
         batch.put(POSITIONS, msgspec.msgpack.encode(positions))
         self._disk.write(batch)
+        if None in changes.values():
+            compact(self._disk)  # a key is the text of a query, and a database of queries is small
 
     def _merge(self, record: BroadcastRecord) -> None:
         if record.key == self._instance:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream.decode import EARLIEST, LATEST
+from stream.decode import EARLIEST, LATEST, UNREADABLE
 from stream.events import EventTime
+from stream.settings import Topics
 
 
 class LinesError(Exception):
@@ -102,7 +103,7 @@ def behaviour_line(topic: str, value: bytes) -> Line:
     """Return a search or a click as a line to send, keyed by its `user_id`."""
     try:
         event = _timed_user.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Line(topic, _key(value, lambda: _user.decode(value).user_id), value, None)
     return Line(topic, event.user_id.encode() or None, value, _epoch_ms(event.timestamp))
 
@@ -115,7 +116,7 @@ def item_line(topic: str, value: bytes) -> Line:
 def _key(value: bytes, read: Callable[[], str]) -> bytes | None:
     try:
         return read().encode() or None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -126,6 +127,22 @@ def _epoch_ms(stamp: int | datetime) -> int | None:
             return None
         stamp = round(stamp.timestamp() * 1000)
     return stamp if EARLIEST <= stamp < LATEST else None
+
+
+def read_folder(folder: Path, topics: Topics) -> tuple[list[Line], list[Line]]:
+    """Return a data folder's items, and its searches and clicks in event-time order, as lines to send.
+
+    Raises:
+        LinesError: the folder lacks a file, or one cannot be read.
+    """
+    files = DataFolder.find(folder)
+    items = [item_line(topics.name("items"), line) for line in read_lines(files.items)]
+    searches = read_lines(files.searches) if files.searches else iter(())
+    events = in_event_time(
+        (behaviour_line(topics.name("searches"), line) for line in searches),
+        (behaviour_line(topics.name("clicks"), line) for line in read_lines(files.clicks)),
+    )
+    return items, events
 
 
 def in_event_time(*files: Iterable[Line]) -> list[Line]:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stream.decode import Event, Reject, decode_click, decode_search
+from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
 from stream.encoder import Encoder
-from stream.engine.checkpoint import Work
+from stream.engine.checkpoint import Output, Work
 from stream.engine.intake import Batch
 from stream.events import Click, DriftLevel, RecommendedItem, State
 from stream.profile import Vector
-from stream.publish import dead_letter, drift_change, recommendation
+from stream.publish import dead_letter, drift_change, erasure, recommendation
 from stream.recommend.recommender import Occasion, Recommender
 from stream.settings import Settings
 from stream.state import UserState, decode, model_hash
@@ -34,8 +34,8 @@ class States(Protocol):
         """Return a user's state, None for one never seen."""
         ...
 
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        """Keep the states that a batch has changed."""
+    def keep(self, partition: int, states: dict[str, UserState | None]) -> None:
+        """Keep the states that a batch has changed; None for users who were erased."""
         ...
 
 
@@ -61,6 +61,7 @@ class Pipeline:
 
     decode_search = staticmethod(decode_search)
     decode_click = staticmethod(decode_click)
+    decode_erasure = staticmethod(decode_erasure)
     decode_state = staticmethod(decode)
 
     def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
@@ -81,20 +82,26 @@ class Pipeline:
         return self.publish(turns, answers, states, work)
 
     def window(self, batch: Batch, states: States, work: _Changes) -> list[Turn]:
-        """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing."""
+        """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing.
+
+        An erasure takes the user's state away. Events after it begin a new user.
+        """
         size, span = self.settings.window.size, int(self.settings.window.days * 86_400_000)
         turns = []
         for entry in batch.entries:
             if isinstance(entry, Reject):
                 continue
-            behaviour, partition = entry.behaviour, entry.record.partition
-            users = work.users.setdefault(partition, {})
-            user = users.get(behaviour.user_id)
-            if user is None:
-                user = states.get(partition, behaviour.user_id) or self._stranger()
-                users[behaviour.user_id] = user
+            users, partition = work.users.setdefault(entry.record.partition, {}), entry.record.partition
+            user_id = entry.user_id if isinstance(entry, Erasure) else entry.behaviour.user_id
+            user = users[user_id] if user_id in users else states.get(partition, user_id)
+            if isinstance(entry, Erasure):
+                users[user_id] = None
+                self._unlearn(user)
+                continue
+            user = users[user_id] = user or self._stranger()
+            behaviour = entry.behaviour
             query, previous = _context(entry, user.window.behaviours, self.settings.recommend.previous_clicks)
-            admission = user.window.admit(remembered(entry.time, behaviour), size, span)
+            admission = user.window.admit(remembered(entry.time, behaviour, query), size, span)
             turns.append(Turn(entry, user, admission, query, previous))
         if self.settings.recommend.emit == "latest-per-user":
             newest = {id(turn.user): turn for turn in turns}
@@ -156,8 +163,16 @@ class Pipeline:
     ) -> Work:
         """Put together what goes out, and the states that it rests on."""
         topics = self.settings.topics
-        outputs = [dead_letter(topics, entry) for entry in work.batch.entries if isinstance(entry, Reject)]
-        for turn, items in zip(turns, answers, strict=True):
+        outputs: list[Output] = []
+        answered = zip(turns, answers, strict=True)
+        for entry in work.batch.entries:
+            if isinstance(entry, Reject):
+                outputs.append(dead_letter(topics, entry))
+                continue
+            if isinstance(entry, Erasure):
+                outputs += erasure(topics, entry)
+                continue
+            turn, items = next(answered)
             assert turn.drift is not None
             if items is not None:
                 outputs.append(recommendation(topics, turn.event, items, turn.drift, self.model))
@@ -165,11 +180,19 @@ class Pipeline:
                 outputs.append(drift_change(topics, turn.event, turn.before, turn.drift, self.model))
         for partition, users in work.users.items():
             states.keep(partition, users)
-        encoded = {p: {u.encode(): s.encode() for u, s in users.items()} for p, users in work.users.items()}
+        encoded = {
+            p: {u.encode(): None if s is None else s.encode() for u, s in users.items()} for p, users in work.users.items()
+        }
         return Work(work.batch.offsets, outputs, encoded)
 
     def _stranger(self) -> UserState:
         return UserState.new(self._model_hash, len(self.settings.profile.half_lives_ms), self.encoder.dimension)
+
+    def _unlearn(self, user: UserState | None) -> None:
+        """Let the memory forget what this user typed, as far as the window still knows it. Who has typed it, it never knew."""
+        for behaviour in user.window.behaviours if user else ():
+            if behaviour.query is not None:
+                self.recommender.memory.unlearn(behaviour.time, behaviour.subject, behaviour.query)
 
     def _rebuild(self, user: UserState, turns: Sequence[Turn], queries: dict[str, Vector]) -> None:
         """Make a profile anew from the window as it was before this batch."""
@@ -187,10 +210,10 @@ class Pipeline:
 
 @dataclass
 class _Changes:
-    """The users that a batch touches, by partition."""
+    """The users that a batch touches, by partition; None for those whom it erases."""
 
     batch: Batch
-    users: dict[int, dict[str, UserState]] = field(default_factory=dict)
+    users: dict[int, dict[str, UserState | None]] = field(default_factory=dict)
 
 
 def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[str | None, list[str]]:

@@ -47,6 +47,7 @@ class Topics(Group):
     searches: str = "searches"
     clicks: str = "clicks"
     items: str = "items"
+    erasures: str = "erasures"
     recommendations: str = "recommendations"
     drift: str = "drift"
     dead_letters: str = "dead-letters"

@@ -18,6 +18,8 @@ from stream.settings import Recommend
 DAY = 86_400_000
 PERIOD = 32  # half-lives after which the unit of the sums is renewed, by a power of two, which is exact
 FORMAT = 1
+UNLEARNED = 2  # the format of what is to be taken off again
+TRACE = 1e-9  # of a click: what is left of its sum after it was taken off and is less than this is rounding
 POPULAR, QUERY, FOLLOWED = "p", "q", "f"  # the first character of a key: of an item, of a query, of an item
 
 
@@ -74,6 +76,7 @@ class Memory:
         }
         self._sums: dict[str, dict[str, Sums]] = {POPULAR: {}, QUERY: {}, FOLLOWED: {}}
         self._delta: dict[str, Sums] = {}
+        self._unlearned: dict[str, Sums] = {}
         self._changed: set[str] = set()
         self.queries = KnownQueries(settings.neighbours, settings.neighbour_sharpness)
         self.popularity_changed: set[str] = set()
@@ -95,6 +98,24 @@ class Memory:
             self._add(key, period, sums)
             _into(self._delta, key, period, sums)
 
+    def unlearn(self, time: int, item_id: str, query: str) -> None:
+        """Forget that a click was made after `query`, which may be personal: the next `take_unlearned` has it.
+
+        Nothing changes here yet: the memory forgets with the record that the topic holds, as those of all workers do. What it is
+        taken off from is on the topic before it, whichever worker has put it there.
+        """
+        if name := normalise(query):
+            half_life = self._half_lives[QUERY]
+            period = math.floor(time / half_life / PERIOD)
+            _into(self._unlearned, QUERY + name, period, {item_id: 2.0 ** (time / half_life - PERIOD * period)})
+
+    def take_unlearned(self) -> bytes | None:
+        """Return what `unlearn` was told since the last call, for `merge` of every worker; None where there was nothing."""
+        if not self._unlearned:
+            return None
+        sums, self._unlearned = self._unlearned, {}
+        return msgspec.msgpack.encode(Delta(UNLEARNED, self._half_lives, sums))
+
     def take_delta(self) -> bytes | None:
         """Return what `learn` added since the last call, for `merge` of another worker; None where it added nothing."""
         if not self._delta:
@@ -103,9 +124,10 @@ class Memory:
         return msgspec.msgpack.encode(Delta(FORMAT, self._half_lives, delta))
 
     def merge(self, delta: bytes) -> None:
-        """Add what another worker learned. In whatever order deltas come, the sums are the same up to rounding.
+        """Add what another worker learned, or take off what is to be forgotten.
 
-        A delta counts as often as it is merged: leaving out repeats, and this worker's own, is up to the caller.
+        In whatever order deltas come, the sums are the same up to rounding; but what is taken off has to come after what it is taken
+        off from. A delta counts as often as it is merged: leaving out repeats, and this worker's own, is up to the caller.
 
         Raises:
             ValueError: if it is no delta, or one of other half-lives.
@@ -114,12 +136,16 @@ class Memory:
             decoded = msgspec.msgpack.decode(delta, type=Delta)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a delta of the memory: {error}") from error
-        self._check(decoded.version, decoded.half_lives, self._half_lives)
+        forget = decoded.version == UNLEARNED
+        self._check(FORMAT if forget else decoded.version, decoded.half_lives, self._half_lives)
         for key in decoded.sums:
             if key[:1] not in self._sums:
                 raise ValueError(f"not a delta of the memory: key {key!r}")
         for key, sums in decoded.sums.items():
-            self._add(key, sums.period, sums.masses)
+            if forget:
+                self._take_off(key, sums)
+            else:
+                self._add(key, sums.period, sums.masses)
 
     def export_changes(self) -> dict[bytes, bytes | None]:
         """Return every key that changed since the last call: its value for `load`, or None where it was dropped."""
@@ -199,6 +225,24 @@ class Memory:
             kept.masses = dict(heaviest)
         if len(sums) > self._settings.memory_keys:
             self._forget(kind)
+
+    def _take_off(self, key: str, gone: Sums) -> None:
+        """Subtract what was added before. A key of which nothing remains goes, and its text with it."""
+        kind, name = key[0], key[1:]
+        kept = self._sums[kind].get(name)
+        if kept is None:
+            return
+        down = min(PERIOD * (gone.period - kept.period), 1000)
+        for item, mass in gone.masses.items():
+            mass = math.ldexp(mass, down)
+            left = kept.masses.pop(item, 0.0) - mass
+            if left > TRACE * mass:
+                kept.masses[item] = left
+        self._changed.add(key)
+        if not kept.masses:
+            del self._sums[kind][name]
+            if kind == QUERY:
+                self.queries.rebuild(list(self._sums[QUERY]))
 
     def _forget(self, kind: str) -> None:
         """Drop the tenth of the keys that has faded most."""
