@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from time import monotonic
 
 import msgspec
 import rocksdict
 
-from stream.decode import Reject, decode_item
+from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
@@ -51,6 +52,7 @@ class Knowledge:
         self._instance = uuid.uuid4().hex.encode()
         self._in_flight = 0  # own contributions that are published but not read back yet
         self._rejects: list[Output] = []
+        self._judged: dict[int, int] = {}  # by partition: rejects before these offsets are in the dead letters already
         self._saved_at = monotonic()
 
     def load(self) -> None:
@@ -65,9 +67,9 @@ class Knowledge:
         self._disk = rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True))
         positions = msgspec.msgpack.decode(self._disk.get(POSITIONS) or b"\x80", type=dict[str, dict[int, int]])
         self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
-        self._judged = positions.get("items", {})  # rejects before these offsets are in the dead letters already
+        self._judged = positions.get("items", {})
         self._items = Broadcast(client, topics.name("items"))
-        self._catalogue_changes(list(self._items.read_to_end(PATIENCE)))
+        self._rejects = self.put_items(self._items.read_to_end(PATIENCE))
         self._log = Broadcast(client, topics.name("memory"), positions.get("memory"))
         for record in self._log.read_to_end(PATIENCE):
             self._merge(record)
@@ -75,10 +77,31 @@ class Knowledge:
 
     def refresh(self) -> list[Output]:
         """Take in what has arrived on both topics; return the items that could not be used, for the dead letters."""
-        self._catalogue_changes(list(self._items.poll()))
+        rejects = self._rejects + self.put_items(self._items.poll())
+        self._rejects = []
         for record in self._log.poll():
             self._merge(record)
-        rejects, self._rejects = self._rejects, []
+        return rejects
+
+    def put_items(self, records: Iterable[Record]) -> list[Output]:
+        """Bring the catalogue up to date with records of `items`; return those that cannot be used, for the dead letters."""
+        rejects: list[Output] = []
+        newest: dict[str, Item | None] = {}
+        for record in records:
+            found = decode_item(record)
+            if isinstance(found, Reject):
+                if record.offset >= self._judged.get(record.partition, 0):
+                    rejects.append(dead_letter(self.settings.topics, found))
+            elif isinstance(found, str):
+                newest[found] = None
+            else:
+                newest[found.item_id] = found
+        items = [item for item in newest.values() if item is not None]
+        for item, vector in zip(items, self.encoder.encode([item_text(item) for item in items]), strict=True):
+            self.catalogue.put(item, vector)
+        for item_id, change in newest.items():
+            if change is None:
+                self.catalogue.remove(item_id)
         return rejects
 
     def contribution(self) -> Output | None:
@@ -116,21 +139,3 @@ class Knowledge:
                 self.memory.merge(record.value)
             except ValueError as error:
                 log.warning("%s offset %d is left out: %s", record.topic, record.offset, error)
-
-    def _catalogue_changes(self, records: list[BroadcastRecord]) -> None:
-        newest: dict[str, Item | None] = {}
-        for record in records:
-            found = decode_item(record)
-            if isinstance(found, Reject):
-                if record.offset >= self._judged.get(record.partition, 0):
-                    self._rejects.append(dead_letter(self.settings.topics, found))
-            elif isinstance(found, str):
-                newest[found] = None
-            else:
-                newest[found.item_id] = found
-        items = [item for item in newest.values() if item is not None]
-        for item, vector in zip(items, self.encoder.encode([item_text(item) for item in items]), strict=True):
-            self.catalogue.put(item, vector)
-        for item_id, change in newest.items():
-            if change is None:
-                self.catalogue.remove(item_id)
