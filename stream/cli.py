@@ -73,6 +73,30 @@ def demo(
 
 
 @app.command()
+def replay(
+    data: Annotated[Path, typer.Option(help="folder with items, searches and clicks: .jsonl, .jsonl.gz or .parquet")],
+    variant: Annotated[list[str] | None, typer.Option(help="NAME=settings.toml; twice or more compares with the first")] = None,
+    output: Annotated[Path | None, typer.Option(help="file that receives every recommendation")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first N events")] = None,
+    speed: Annotated[float | None, typer.Option(help="N times event time; as fast as possible if not given")] = None,
+    skip: Annotated[int, typer.Option(min=0, help="leave the first N clicks out of the measures (warm-up)")] = 2000,
+    judge_from: Annotated[int, typer.Option(help="leave clicks before this event time out of the measures, ms")] = 0,
+    ablate: Annotated[bool, typer.Option(help="replay also with stale profiles, and with single time scales")] = False,
+    seed: Annotated[int, typer.Option(help="of the bootstrap and the A/B split")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="end with one line of JSON")] = False,
+) -> None:
+    """Replay recorded events through the worker's core: what would a change have done, for whom, and is it real?"""
+    from stream.replay.command import ReplayError, run_replay
+    from stream.replay.run import Options
+
+    options = Options(output=output, speed=speed, skip=skip, start=judge_from, ablate=ablate, seed=seed)
+    try:
+        run_replay(settings_or_exit(), data=data, variants=variant or [], limit=limit, options=options, report=None, as_json=json)
+    except ReplayError as error:
+        fail(str(error))
+
+
+@app.command()
 def profile(
     user: Annotated[str, typer.Argument(help="a user_id")],
     url: Annotated[str | None, typer.Option(help="the worker's address; from the settings if not given")] = None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from stream.decode import Event, Record, Reject
 from stream.encoder import Encoder
@@ -10,10 +12,26 @@ from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
-from stream.settings import Settings
+from stream.replay.freshness import StalePipeline
+from stream.settings import Settings, SettingsError, read_settings
 from stream.state import UserState
 
 AHEAD = 16_384  # events whose texts are encoded together: full micro-batches of every length
+
+
+def read_variant(path: Path) -> Settings:
+    """Return the settings with those of a file put over environment and `driftstream.toml`.
+
+    Raises:
+        SettingsError: naming the file and the setting at fault.
+    """
+    try:
+        with path.open("rb") as file:
+            return read_settings(tomllib.load(file))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, SettingsError) as error:
+        raise SettingsError(f"{path}: {error}") from error
 
 
 class MemoryStates:
@@ -37,14 +55,27 @@ class Variant:
 
     Attributes:
         rejected_items: dead letters of the items that cannot be used.
+
+    Args:
+        settings: of a worker.
+        encoder: may be shared by variants of one model.
+        items: records of the catalogue.
+        profile_period_ms: where given, profiles are brought up to date only when such a period of event time ends.
     """
 
-    def __init__(self, settings: Settings, encoder: Encoder, items: Iterable[Record]) -> None:
+    def __init__(
+        self, settings: Settings, encoder: Encoder, items: Iterable[Record], profile_period_ms: int | None = None
+    ) -> None:
         self.settings = settings
         self.encoder = encoder
         self.knowledge = Knowledge(settings, encoder)
         self.rejected_items = self.knowledge.put_items(items)
-        self.pipeline = Pipeline(settings, encoder, self.knowledge.recommender)
+        recommender = self.knowledge.recommender
+        self.pipeline = (
+            Pipeline(settings, encoder, recommender)
+            if profile_period_ms is None
+            else StalePipeline(settings, encoder, recommender, profile_period_ms)
+        )
         self.states = MemoryStates()
 
     def answer(self, entries: Sequence[Event | Reject]) -> list[Output]:
@@ -53,11 +84,30 @@ class Variant:
         self.knowledge.memory.take_delta()  # for other workers, of which there are none
         return work.outputs
 
-    def replay(self, entries: Sequence[Event | Reject]) -> Iterator[list[Output]]:
-        """Answer all events, batch by batch; every text is encoded ahead, since a text's vector does not depend on time."""
-        size = self.settings.engine.batch_size
-        for begin in range(0, len(entries), AHEAD):
-            block = entries[begin : begin + AHEAD]
-            self.encoder.encode(sorted({e.behaviour.query for e in block if isinstance(e, Event) and e.behaviour.query}))
-            for start in range(0, len(block), size):
-                yield self.answer(block[start : start + size])
+
+def replay(
+    variants: Sequence[Variant], entries: Sequence[Event | Reject], batches: Iterable[slice] | None = None
+) -> Iterator[list[list[Output]]]:
+    """Let all variants answer the events in one pass, batch by batch.
+
+    Texts are encoded ahead, in full micro-batches: a text's vector does not depend on time.
+
+    Args:
+        variants: answer in turn.
+        entries: in the order in which they happened.
+        batches: consecutive parts of them; if not given, of the first variant's batch size.
+
+    Yields:
+        The outputs of each variant for one batch.
+    """
+    size = variants[0].settings.engine.batch_size
+    encoders = {id(variant.encoder): variant.encoder for variant in variants}.values()
+    encoded = 0
+    for batch in batches or (slice(start, start + size) for start in range(0, len(entries), size)):
+        if batch.stop > encoded:
+            ahead = entries[encoded : max(batch.stop, encoded + AHEAD)]
+            texts = sorted({e.behaviour.query for e in ahead if isinstance(e, Event) and e.behaviour.query})
+            for encoder in encoders:
+                encoder.encode(texts)
+            encoded += len(ahead)
+        yield [variant.answer(entries[batch]) for variant in variants]

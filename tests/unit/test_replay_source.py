@@ -14,7 +14,7 @@ from stream.encoder import Encoder
 from stream.engine.broadcast import BroadcastRecord
 from stream.lines import LinesError
 from stream.replay.source import in_event_time, read_folder
-from stream.replay.variant import Variant
+from stream.replay.variant import Variant, replay
 from stream.settings import Engine, Settings, Topics
 
 T0 = 1_700_000_000_000
@@ -94,7 +94,7 @@ def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Pa
     outputs = []
     for size in (1, 7, 1024):
         variant = Variant(Settings(engine=Engine(batch_size=size)), Encoder(tiny_model), recording.items)
-        outputs.append([output for batch in variant.replay(recording.entries) for output in batch])
+        outputs.append([output for (batch,) in replay([variant], recording.entries) for output in batch])
     assert sum(output.topic == "recommendations" for output in outputs[0]) == 80
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -102,6 +102,8 @@ def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Pa
 def test_an_answer_does_not_depend_on_what_comes_later(folder: Path, tiny_model: Path) -> None:
     recording = read_folder(folder, Topics())
     encoder = Encoder(tiny_model)
-    whole = [o for batch in Variant(Settings(), encoder, recording.items).replay(recording.entries) for o in batch]
-    part = [o for batch in Variant(Settings(), encoder, recording.items).replay(recording.entries[:31]) for o in batch]
+    whole, part = (
+        [o for (batch,) in replay([Variant(Settings(), encoder, recording.items)], entries) for o in batch]
+        for entries in (recording.entries, recording.entries[:31])
+    )
     assert part == whole[: len(part)]
