@@ -77,6 +77,7 @@ def replay(
     data: Annotated[Path, typer.Option(help="folder with items, searches and clicks: .jsonl, .jsonl.gz or .parquet")],
     variant: Annotated[list[str] | None, typer.Option(help="NAME=settings.toml; twice or more compares with the first")] = None,
     output: Annotated[Path | None, typer.Option(help="file that receives every recommendation")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file to write: one file, no network needed")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first N events")] = None,
     speed: Annotated[float | None, typer.Option(help="N times event time; as fast as possible if not given")] = None,
     skip: Annotated[int, typer.Option(min=0, help="leave the first N clicks out of the measures (warm-up)")] = 2000,
@@ -91,7 +92,9 @@ def replay(
 
     options = Options(output=output, speed=speed, skip=skip, start=judge_from, ablate=ablate, seed=seed)
     try:
-        run_replay(settings_or_exit(), data=data, variants=variant or [], limit=limit, options=options, report=None, as_json=json)
+        run_replay(
+            settings_or_exit(), data=data, variants=variant or [], limit=limit, options=options, report=report, as_json=json
+        )
     except ReplayError as error:
         fail(str(error))
 

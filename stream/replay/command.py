@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from rich.table import Table
 from stream.encoder import DeviceError, ModelFolderError
 from stream.lines import LinesError
 from stream.replay.clicks import NothingToJudgeError
+from stream.replay.journeys import journeys, shelves
+from stream.replay.report import Library, render
 from stream.replay.run import Options, Replayed, run
 from stream.replay.source import Recording, read_folder
 from stream.replay.variant import read_variant
@@ -54,7 +57,14 @@ def run_replay(
     try:
         named = _named(settings, variants)
         recording = read_folder(data, settings.topics, limit)
-        replayed = run(recording, named, options, quiet=as_json)
+        with ExitStack() as stack:
+            library = stack.enter_context(closing(Library())) if report else None
+            replayed = run(recording, named, options, quiet=as_json)
+            if report and library:
+                base = next(iter(named))
+                told = journeys(recording.events, replayed.ledgers[base], shelves(recording.items), {})
+                page = render(rounded(replayed.findings | {"journeys": told}), library.script())
+                report.write_text(page, encoding="utf-8")
     except (LinesError, SettingsError, NothingToJudgeError, ModelFolderError, DeviceError, OSError) as error:
         raise ReplayError(str(error)) from error
     if as_json:

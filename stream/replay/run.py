@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,7 +59,6 @@ class Replayed:
     ledgers: dict[str, Ledger]
     variants: dict[str, Variant]
     seconds: float
-    ablations: set[str] = field(default_factory=set)
 
 
 def run(recording: Recording, named: Mapping[str, Settings], options: Options, *, quiet: bool) -> Replayed:
@@ -96,8 +95,8 @@ def run(recording: Recording, named: Mapping[str, Settings], options: Options, *
     for ledger in ledgers.values():
         ledger.close()
     seconds = time.monotonic() - begun
-    findings = _findings(recording, clicks, variants, ledgers, counts, base, options)
-    return Replayed(findings, clicks, ledgers, variants, seconds, set(variants) - set(named))
+    findings = _findings(recording, clicks, variants, ledgers, counts, named, options)
+    return Replayed(findings, clicks, ledgers, variants, seconds)
 
 
 def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool) -> dict[str, Variant]:
@@ -167,14 +166,16 @@ def _findings(
     variants: Mapping[str, Variant],
     ledgers: Mapping[str, Ledger],
     counts: Mapping[str, Counter[str]],
-    base: str,
+    named: Mapping[str, Settings],
     options: Options,
 ) -> dict[str, Any]:
+    base = next(iter(named))
     parts = slices(clicks, ledgers[base])
     events = recording.events
     judged = clicks.times[clicks.judged]
     found: dict[str, Any] = {
         "recording": {
+            "source": recording.source,
             "events": len(events),
             "searches": sum(isinstance(event.behaviour, Search) for event in events),
             "clicks": len(clicks),
@@ -187,9 +188,12 @@ def _findings(
         },
         "judged": {"clicks": len(judged), "skip": options.skip, "from": int(judged[0]), "to": int(judged[-1])},
         "primary": PRIMARY,
+        "ablations": [name for name in variants if name not in named],
         "seed": options.seed,
         "variants": {},
         "comparisons": {},
+        "drift": None,
+        "agreement": None,
     }
     for name, variant in variants.items():
         topics = variant.settings.topics

@@ -24,11 +24,13 @@ class Recording:
     """What was recorded.
 
     Attributes:
+        source: where it comes from, in words.
         items: records of the `items` topic, to be read in full before the first event, as a worker does.
         entries: events and rejects of `searches` and `clicks` in the order in which they happened.
         late: how many events stood behind a newer one in their own partition.
     """
 
+    source: str
     items: list[Record]
     entries: list[Event | Reject]
     late: int
@@ -55,7 +57,7 @@ def read_folder(folder: Path, topics: Topics, limit: int | None = None) -> Recor
     if files.searches is not None:
         records["searches"] = _records(topics.name("searches"), files.searches, behaviour_line)
     entries, late = in_event_time(records)
-    return Recording(list(_records(topics.name("items"), files.items, item_line)), entries[:limit], late)
+    return Recording(str(folder), list(_records(topics.name("items"), files.items, item_line)), entries[:limit], late)
 
 
 def in_event_time(records: Mapping[str, Iterable[Record]]) -> tuple[list[Event | Reject], int]:
