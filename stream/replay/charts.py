@@ -8,6 +8,7 @@ from typing import Any
 Spec = dict[str, Any]
 
 SIDE_BY_SIDE = ("map@5", "hr@1", "hr@5", "hr@10", "ndcg@10")
+CLOCK = {"hours": "%H:%M", "day": "%d %b", "date": "%d %b", "week": "%d %b", "month": "%b %Y", "year": "%Y"}
 ROW = 26  # pixels of one line of a plot with names beside it
 
 
@@ -25,7 +26,13 @@ def over_time(curves: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -
         height=280,
         mark={"type": "line", "point": {"size": 28}, "strokeWidth": 2},
         encoding={
-            "x": {"field": "time", "type": "temporal", "title": None, "scale": {"type": "utc"}, "axis": {"tickCount": 6}},
+            "x": {
+                "field": "time",
+                "type": "temporal",
+                "title": None,
+                "scale": {"type": "utc"},
+                "axis": {"tickCount": 6, "format": CLOCK},
+            },
             "y": {"field": "value", "type": "quantitative", "title": name_of(measure), "scale": {"zero": False}},
             "color": _variants(list(curves)),
             "tooltip": [
@@ -40,7 +47,7 @@ def over_time(curves: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -
 
 
 def bars(values: Mapping[str, Mapping[str, float]], order: Sequence[str], title: str) -> Spec:
-    """Draw values in [0, 1] by name and variant, as bars from zero: `values` by variant, then by name."""
+    """Draw values in [0, 1] by name and variant, as bars: `values` by variant, then by name."""
     rows = [{"variant": v, "name": n, "value": found[n]} for v, found in values.items() for n in order if n in found]
     return _plot(
         rows,
@@ -49,7 +56,7 @@ def bars(values: Mapping[str, Mapping[str, float]], order: Sequence[str], title:
         encoding={
             "y": _names(order),
             "yOffset": {"field": "variant", "type": "nominal", "sort": list(values)},
-            "x": {"field": "value", "type": "quantitative", "title": title, "scale": {"domain": [0, 1]}},
+            "x": {"field": "value", "type": "quantitative", "title": title, "axis": {"tickCount": 6}},
             "color": _variants(list(values)),
             "tooltip": [{"field": "name"}, {"field": "variant"}, _number("value", title)],
         },

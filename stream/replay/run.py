@@ -15,6 +15,7 @@ from rich.progress import Progress
 from stream.decode import Event, Reject
 from stream.encoder import Encoder
 from stream.events import Search
+from stream.replay.agreement import Agreement
 from stream.replay.analysis import assess, compare, verdict
 from stream.replay.clicks import Clicks, read_clicks
 from stream.replay.exposure import exposure
@@ -52,17 +53,30 @@ class Options:
 
 @dataclass
 class Replayed:
-    """What came of it: `findings` are plain values for JSON and the report, the rest is what they were computed from."""
+    """What came of it: `findings` are plain values for JSON and the report, the rest is what they were computed from.
+
+    `entries` were answered in so many `seconds`, from the first read of a model to the last judgement.
+    """
 
     findings: dict[str, Any]
     clicks: Clicks
     ledgers: dict[str, Ledger]
     variants: dict[str, Variant]
+    entries: int
     seconds: float
 
 
-def run(recording: Recording, named: Mapping[str, Settings], options: Options, *, quiet: bool) -> Replayed:
+def run(
+    recording: Recording, named: Mapping[str, Settings], options: Options, agreement: Agreement | None = None, *, quiet: bool
+) -> Replayed:
     """Let each of the named settings answer the recording, and compare all with the first.
+
+    Args:
+        recording: what happened.
+        named: variants; the first is the base.
+        options: how to replay and judge.
+        agreement: what a worker published, to be compared with what the base says.
+        quiet: show no progress.
 
     Raises:
         NothingToJudgeError: all clicks are warm-up.
@@ -83,7 +97,9 @@ def run(recording: Recording, named: Mapping[str, Settings], options: Options, *
         progress = stack.enter_context(Progress(disable=quiet, transient=True))
         task = progress.add_task("replay", total=len(recording.entries))
         pace = _batches(recording.entries, variants[base], options.speed)
-        for number, outputs in enumerate(replay(list(variants.values()), recording.entries, pace)):
+        for answered, outputs in replay(list(variants.values()), recording.entries, pace):
+            if agreement is not None:
+                agreement.take(outputs[0])
             for (name, ledger), published in zip(ledgers.items(), outputs, strict=True):
                 ledger.take(published)
                 counts[name].update(output.topic for output in published)
@@ -91,12 +107,14 @@ def run(recording: Recording, named: Mapping[str, Settings], options: Options, *
                     files[name].writelines(
                         output.value + b"\n" for output in published if output.topic == ledger.topic and output.value
                     )
-            progress.update(task, completed=number)
+            progress.update(task, completed=answered)
     for ledger in ledgers.values():
         ledger.close()
     seconds = time.monotonic() - begun
     findings = _findings(recording, clicks, variants, ledgers, counts, named, options)
-    return Replayed(findings, clicks, ledgers, variants, seconds)
+    if agreement is not None:
+        findings["agreement"] = agreement.findings()
+    return Replayed(findings, clicks, ledgers, variants, len(recording.entries), seconds)
 
 
 def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool) -> dict[str, Variant]:

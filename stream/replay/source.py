@@ -7,11 +7,11 @@ moved to its place. How many there were is counted, because a worker met those l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.decode import Event, Record, Reject, decode_click, decode_search
+from stream.decode import LATEST, Event, Record, Reject, decode_click, decode_search
 from stream.engine.broadcast import BroadcastRecord
 from stream.lines import DataFolder, Line, behaviour_line, item_line, read_lines
 from stream.settings import Topics
@@ -31,7 +31,7 @@ class Recording:
     """
 
     source: str
-    items: list[Record]
+    items: Sequence[Record]
     entries: list[Event | Reject]
     late: int
 
@@ -41,13 +41,17 @@ class Recording:
         return [entry for entry in self.entries if isinstance(entry, Event)]
 
 
-def read_folder(folder: Path, topics: Topics, limit: int | None = None) -> Recording:
+def read_folder(
+    folder: Path, topics: Topics, limit: int | None = None, *, begin: int | None = None, end: int | None = None
+) -> Recording:
     """Read a folder with `items`, `clicks` and perhaps `searches`; each file stands for partition 0 of its topic.
 
     Args:
         folder: files end in `.jsonl`, `.jsonl.gz` or `.parquet`.
         topics: the names that the records get.
         limit: take only the first so many entries.
+        begin: leave out events before this time, ms.
+        end: leave out events at this time or later.
 
     Raises:
         LinesError: files are missing or cannot be read.
@@ -57,6 +61,8 @@ def read_folder(folder: Path, topics: Topics, limit: int | None = None) -> Recor
     if files.searches is not None:
         records["searches"] = _records(topics.name("searches"), files.searches, behaviour_line)
     entries, late = in_event_time(records)
+    low, high = begin or 0, LATEST if end is None else end
+    entries = [entry for entry in entries if not isinstance(entry, Event) or low <= entry.time < high]
     return Recording(str(folder), list(_records(topics.name("items"), files.items, item_line)), entries[:limit], late)
 
 

@@ -87,7 +87,7 @@ class Variant:
 
 def replay(
     variants: Sequence[Variant], entries: Sequence[Event | Reject], batches: Iterable[slice] | None = None
-) -> Iterator[list[list[Output]]]:
+) -> Iterator[tuple[int, list[list[Output]]]]:
     """Let all variants answer the events in one pass, batch by batch.
 
     Texts are encoded ahead, in full micro-batches: a text's vector does not depend on time.
@@ -98,7 +98,7 @@ def replay(
         batches: consecutive parts of them; if not given, of the first variant's batch size.
 
     Yields:
-        The outputs of each variant for one batch.
+        How many entries have been answered, and the outputs of each variant for the last batch of them.
     """
     size = variants[0].settings.engine.batch_size
     encoders = {id(variant.encoder): variant.encoder for variant in variants}.values()
@@ -110,4 +110,4 @@ def replay(
             for encoder in encoders:
                 encoder.encode(texts)
             encoded += len(ahead)
-        yield [variant.answer(entries[batch]) for variant in variants]
+        yield min(batch.stop, len(entries)), [variant.answer(entries[batch]) for variant in variants]

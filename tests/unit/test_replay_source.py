@@ -94,7 +94,7 @@ def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Pa
     outputs = []
     for size in (1, 7, 1024):
         variant = Variant(Settings(engine=Engine(batch_size=size)), Encoder(tiny_model), recording.items)
-        outputs.append([output for (batch,) in replay([variant], recording.entries) for output in batch])
+        outputs.append([output for _, (batch,) in replay([variant], recording.entries) for output in batch])
     assert sum(output.topic == "recommendations" for output in outputs[0]) == 80
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -103,7 +103,7 @@ def test_an_answer_does_not_depend_on_what_comes_later(folder: Path, tiny_model:
     recording = read_folder(folder, Topics())
     encoder = Encoder(tiny_model)
     whole, part = (
-        [o for (batch,) in replay([Variant(Settings(), encoder, recording.items)], entries) for o in batch]
+        [o for _, (batch,) in replay([Variant(Settings(), encoder, recording.items)], entries) for o in batch]
         for entries in (recording.entries, recording.entries[:31])
     )
     assert part == whole[: len(part)]
