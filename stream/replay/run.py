@@ -27,6 +27,7 @@ from stream.replay.variant import Variant, replay
 from stream.settings import Settings, effective
 
 SLICE_SECONDS = 0.1  # of real time: events of one such slice make a batch when replayed at N times event time
+GROUPS = ("window", "profile", "drift", "recommend", "model")  # the settings that answers depend on; a report is passed around
 FRESHNESS = {"profile hourly": HOUR_MS, "profile daily": DAY_MS}
 
 
@@ -222,7 +223,7 @@ def _findings(
             "exposure": exposure(ledgers[name], clicks, variants[base].knowledge.catalogue),
             "model": variant.pipeline.model,
             "provider": variant.encoder.provider,
-            "settings": effective(variant.settings),
+            "settings": {group: values for group, values in effective(variant.settings).items() if group in GROUPS},
         }
         if name != base:
             comparison = compare(clicks, ledgers[base], ledgers[name], parts, len(variants) - 1, options.seed)

@@ -69,7 +69,8 @@ class Variant:
         self.settings = settings
         self.encoder = encoder
         self.knowledge = Knowledge(settings, encoder)
-        self.rejected_items = self.knowledge.put_items(items)
+        self.knowledge.put_items(items)
+        self.rejected_items = self.knowledge.outputs()
         recommender = self.knowledge.recommender
         self.pipeline = (
             Pipeline(settings, encoder, recommender)
@@ -80,7 +81,7 @@ class Variant:
 
     def answer(self, entries: Sequence[Event | Reject]) -> list[Output]:
         """Return what a worker would publish for the next events, in their order."""
-        work = self.pipeline.process(Batch(list(entries), {}), self.states)
+        work = self.pipeline.process(Batch(list(entries)), self.states)
         self.knowledge.memory.take_delta()  # for other workers, of which there are none
         return work.outputs
 

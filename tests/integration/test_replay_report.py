@@ -90,7 +90,17 @@ def test_the_report_opens_offline_without_errors_and_every_plot_has_marks(
             marks: chart.querySelectorAll(".mark-line path, .mark-rect path, .mark-symbol path, .mark-rule line").length,
             width: chart.querySelector("svg").getBoundingClientRect().width, room: chart.clientWidth}]))"""
     )
-    wanted = {"over-time", "measures", "differences", "slices", "slice-differences", "hours", "ablations", "trade-off", "journey-0"}
+    wanted = {
+        "over-time",
+        "measures",
+        "differences",
+        "slices",
+        "slice-differences",
+        "hours",
+        "ablations",
+        "trade-off",
+        "journey-0",
+    }
     assert wanted <= set(marks)
     assert all(found["marks"] > 2 for found in marks.values()), marks
     assert all(found["width"] <= found["room"] + 1 for found in marks.values()), marks
