@@ -7,7 +7,7 @@ exchange what they added (`take_delta`, `merge`) and all come to know the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -63,7 +63,7 @@ class Memory:
         }
         self._clicks: dict[str, dict[str, Clicks]] = {POPULAR: {}, QUERY: {}, FOLLOWED: {}}
         self._delta: dict[str, Sums] = {}
-        self._changed: set[str] = set()
+        self._changed: dict[str, set[str]] = {POPULAR: set(), QUERY: set(), FOLLOWED: set()}
         self.queries = KnownQueries(settings.neighbours, settings.neighbour_sharpness)
         self.item_ids: list[str] = []
         self._numbers: dict[str, int] = {}
@@ -87,14 +87,22 @@ class Memory:
         age = time / self._half_lives[kind]
         period = math.floor(age / PERIOD)
         mass = 2.0 ** (age - PERIOD * period)
+        number = self._number(item_id)
         for name in names:
+            self._add(kind, name, period, ((number, mass),))
             key = kind + name
-            self._add(key, period, {item_id: mass})
             fresh = self._delta.get(key)
             if fresh is None:
                 self._delta[key] = Sums(period, {item_id: mass})
             else:
                 _add_to(fresh, period, item_id, mass)
+
+    def _number(self, item_id: str) -> int:
+        number = self._numbers.get(item_id)
+        if number is None:
+            number = self._numbers[item_id] = len(self.item_ids)
+            self.item_ids.append(item_id)
+        return number
 
     def take_delta(self) -> bytes | None:
         """Return what `learn` added since the last call, for `merge` of another worker; None where it added nothing."""
@@ -120,19 +128,20 @@ class Memory:
             if key[:1] not in self._clicks:
                 raise ValueError(f"not a delta of the memory: key {key!r}")
         for key, sums in decoded.sums.items():
-            self._add(key, sums.period, sums.masses)
+            self._merge(key, sums)
 
     def export_changes(self) -> dict[bytes, bytes | None]:
         """Return every key that changed since the last call: its value for `load`, or None where it was dropped."""
-        changed, self._changed = self._changed, set()
         result: dict[bytes, bytes | None] = {}
-        for key in sorted(changed):
-            clicks = self._clicks[key[0]].get(key[1:])
-            if clicks is None:
-                result[key.encode()] = None
-            else:
-                sums = Sums(clicks.period, {self.item_ids[number]: mass for number, mass in clicks})
-                result[key.encode()] = msgspec.msgpack.encode(Stored(FORMAT, self._half_lives[key[0]], sums))
+        for kind, changed in self._changed.items():
+            for name in sorted(changed):
+                clicks = self._clicks[kind].get(name)
+                value = None
+                if clicks is not None:
+                    sums = Sums(clicks.period, {self.item_ids[number]: mass for number, mass in clicks})
+                    value = msgspec.msgpack.encode(Stored(FORMAT, self._half_lives[kind], sums))
+                result[(kind + name).encode()] = value
+            changed.clear()
         return result
 
     def load(self, stored: Iterable[tuple[bytes, bytes]]) -> None:
@@ -150,8 +159,9 @@ class Memory:
             except msgspec.MsgspecError as error:
                 raise ValueError(f"not a value of the memory, at {key!r}: {error}") from error
             self._check(record.version, record.half_life, self._half_lives[key[0]])
-            self._add(key, record.sums.period, record.sums.masses)
-        self._changed.clear()
+            self._merge(key, record.sums)
+        for changed in self._changed.values():
+            changed.clear()
 
     def popularity(self, item_id: str, time: int) -> float:
         """Return an item's clicks, decayed to `time` (ms)."""
@@ -198,21 +208,19 @@ class Memory:
         exponent = PERIOD * period - time / self._half_lives[kind]
         return math.exp2(min(0.0, exponent))
 
-    def _add(self, key: str, period: int, masses: Mapping[str, float]) -> None:
-        kind, name = key[0], key[1:]
+    def _merge(self, key: str, sums: Sums) -> None:
+        self._add(key[0], key[1:], sums.period, [(self._number(item), mass) for item, mass in sums.masses.items()])
+
+    def _add(self, kind: str, name: str, period: int, masses: Iterable[tuple[int, float]]) -> None:
         known = self._clicks[kind]
         clicks = known.get(name)
         if clicks is None:
             clicks = known[name] = Clicks(period)
             if kind == QUERY:
                 self.queries.add(name)
-        for item_id, mass in masses.items():
-            number = self._numbers.get(item_id)
-            if number is None:
-                number = self._numbers[item_id] = len(self.item_ids)
-                self.item_ids.append(item_id)
+        for number, mass in masses:
             clicks.add(number, period, mass)
-        self._changed.add(key)
+        self._changed[kind].add(name)
         if kind == POPULAR:
             self.popularity_changed.add(name)
         if len(clicks) > 2 * self._settings.memory_items_per_key:
@@ -228,7 +236,7 @@ class Memory:
         faded = sorted(known, key=lambda name: (weights[name], name))
         for name in faded[: len(known) // 10 + 1]:
             del known[name]
-            self._changed.add(kind + name)
+            self._changed[kind].add(name)
             if kind == POPULAR:
                 self.popularity_changed.add(name)
         if kind == QUERY:
