@@ -43,6 +43,11 @@ class Clicks:
         return len(self.events)
 
     @property
+    def item_ids(self) -> list[str]:
+        """Return the item that each click chose."""
+        return [event.behaviour.item_id for event in self.events if isinstance(event.behaviour, Click)]
+
+    @property
     def times(self) -> NDArray[np.int64]:
         """Return the clicks' event times, (clicks,), ms."""
         return np.array([event.time for event in self.events], np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -20,7 +21,6 @@ from stream.replay.agreement import Agreement
 from stream.replay.clicks import NothingToJudgeError
 from stream.replay.journeys import journeys, shelves
 from stream.replay.report import Library, render
-from stream.replay.rivals import rivals
 from stream.replay.run import Options, Replayed, run
 from stream.replay.shifts import Truth, examine, read_truth, stories
 from stream.replay.source import Recording, read_folder
@@ -88,6 +88,7 @@ def _replay(settings: Settings, request: Request) -> Replayed:
         library = stack.enter_context(closing(Library())) if request.report else None
         recording = _read(named[base], request)
         agreement = _agreement(named[base], request)
+        gc.freeze()  # the recording stays to the end: the collector need not look through it again and again
         replayed = run(recording, named, request.options, agreement, quiet=request.as_json)
         if known:
             replayed.findings["drift"] = _examine(replayed, list(named), known)
@@ -130,6 +131,8 @@ def _agreement(settings: Settings, request: Request) -> Agreement | None:
 
 
 def _examine(replayed: Replayed, names: list[str], known: list[Truth]) -> dict[str, Any]:
+    from stream.replay.rivals import rivals  # river takes a second to import, and most replays know no truth
+
     told = stories(replayed.clicks, known)
     others = rivals(replayed.clicks, told, replayed.variants[names[0]].knowledge.catalogue)
     return examine(replayed.clicks, {name: replayed.ledgers[name] for name in names}, told, others)

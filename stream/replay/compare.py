@@ -17,7 +17,7 @@ from scipy.stats import bootstrap
 
 from stream.replay.measures import Floats
 
-RESAMPLES = 4000
+RESAMPLES = 2000
 ROOM = 4_000_000  # numbers held at a time: resamples of a batch times users
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.events import Click
 from stream.recommend.catalogue import Catalogue
 from stream.replay.clicks import Clicks
 from stream.replay.ledger import Ledger
@@ -75,38 +74,27 @@ def _diversity(shown: NDArray[np.int32], item_ids: list[str], catalogue: Catalog
 
 
 def _popularity(ledger: Ledger, clicks: Clicks, catalogue: int, begin: int) -> tuple[float, float]:
-    """Return novelty and lift; each list is judged by the clicks before it."""
+    """Return novelty and lift; each list is judged by the clicks before it, and so is each click."""
     numbers = {item: number for number, item in enumerate(ledger.item_ids)}
-    counts = np.ones(len(numbers) + 1)  # c_i + 1; the last is what −1 means, and is never counted
-    bits = np.zeros(len(numbers) + 1)  # log₂ of it
-    unseen: dict[str, int] = {}  # clicks on items that were never recommended
-    seen = 0
-    surprise = recommended = clicked = 0.0
-    lists = judged = 0
-    all_clicks, are_judged = clicks.events, clicks.judged.tolist()
-    for row, time in enumerate(ledger.times.tolist()):
-        while seen < len(all_clicks) and all_clicks[seen].time < time:
-            click = all_clicks[seen].behaviour
-            assert isinstance(click, Click)
-            number = numbers.get(click.item_id)
-            if are_judged[seen]:
-                before = unseen.get(click.item_id, 0) + 1.0 if number is None else counts[number]
-                clicked += before / (seen + catalogue)
-                judged += 1
-            if number is None:
-                unseen[click.item_id] = unseen.get(click.item_id, 0) + 1
-            else:
-                counts[number] += 1.0
-                bits[number] = np.log2(counts[number])
-            seen += 1
-        if row >= begin:
-            items = ledger.items[row]
-            items = items[items >= 0]
-            if len(items):
-                whole = seen + catalogue
-                surprise += np.log2(whole) - bits[items].mean()
-                recommended += counts[items].mean() / whole
-                lists += 1
-    if not lists or not judged:
+    clicked = np.array([numbers.setdefault(item, len(numbers)) for item in clicks.item_ids], np.int64)
+    # Clicks by item, then by their order: how many of an item come before the n-th click is a matter of two searches.
+    order = np.arange(len(clicked))
+    keys = np.sort(clicked * len(order) + order)
+
+    def popularity(items: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.float64]:
+        first = items * len(order)
+        counts = np.searchsorted(keys, first + before) - np.searchsorted(keys, first)
+        return (counts + 1.0) / (before + catalogue)
+
+    shown, listed = ledger.items[begin:].astype(np.int64), ledger.items[begin:] >= 0
+    before = np.searchsorted(clicks.times, ledger.times[begin:])
+    of_lists = popularity(np.maximum(shown, 0), before[:, None])
+    sizes = listed.sum(axis=1)
+    full = sizes > 0
+    if not full.any():
         return 0.0, 0.0
-    return float(surprise / lists), float(recommended / lists / (clicked / judged) - 1.0)
+    novelty = (-np.log2(of_lists) * listed).sum(axis=1)[full] / sizes[full]
+    recommended = (of_lists * listed).sum(axis=1)[full] / sizes[full]
+    judged = np.flatnonzero(clicks.judged)
+    of_clicks = popularity(clicked[judged], np.searchsorted(clicks.times, clicks.times[judged]))
+    return float(novelty.mean()), float(recommended.mean() / of_clicks.mean() - 1.0)
