@@ -89,6 +89,7 @@ def _replay(settings: Settings, request: Request) -> Replayed:
         recording = _read(named[base], request)
         agreement = _agreement(named[base], request)
         gc.freeze()  # the recording stays to the end: the collector need not look through it again and again
+        stack.callback(gc.unfreeze)
         replayed = run(recording, named, request.options, agreement, quiet=request.as_json)
         if known:
             replayed.findings["drift"] = _examine(replayed, list(named), known)
