@@ -38,6 +38,8 @@ log = logging.getLogger("driftstream")
 JOINING = "joining the group and restoring the state"
 ANSWERING = "answering a batch"
 
+LAST_SECONDS = 10.0  # to leave the group in order after a crash
+
 # Faults that no event causes: setting events aside would not help.
 UNRELATED = (StoreError, KafkaException, TimeoutError, MemoryError)
 
@@ -127,6 +129,7 @@ class App(faust.App):
         """Stop the worker, and say why in one line that an operator can act on."""
         if not self._crashed.is_set():
             log.critical("The worker stops: %s: %s", type(reason).__name__, reason)
+            self.watchdog.end_within(LAST_SECONDS)
         await super().crash(reason)
 
     async def _pause(self, *_: Any, **__: Any) -> None:
@@ -153,7 +156,7 @@ class App(faust.App):
                 await asyncio.to_thread(self._forget)
             except Exception as error:
                 await self.crash(error)
-                raise
+                return
             finally:
                 self.intake.finish()
 

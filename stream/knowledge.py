@@ -79,6 +79,7 @@ class Knowledge:
         self._judged = self._positions().get("items", {})
         self._items = Broadcast(client, topics.name("items"))
         self.put_items(self._items.read_to_end(PATIENCE))
+        self._log = Broadcast(client, topics.name("memory"))
         self._load_memory()
         log.info("%d items in the catalogue", len(self.catalogue))
 
@@ -89,7 +90,6 @@ class Knowledge:
             KafkaException, TimeoutError: the topic cannot be read.
         """
         self._begin()
-        self._log.close()
         self._load_memory()
 
     def _positions(self) -> dict[str, dict[int, int]]:
@@ -97,8 +97,7 @@ class Knowledge:
 
     def _load_memory(self) -> None:
         self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
-        topic = self.settings.topics.name("memory")
-        self._log = Broadcast(self.settings.broker.librdkafka(), topic, self._positions().get("memory"))
+        self._log.rewind(self._positions().get("memory", {}))
         for record in self._log.read_to_end(PATIENCE):
             self._merge(record)
 

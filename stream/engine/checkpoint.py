@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
@@ -64,6 +66,7 @@ MOVED_ON = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaEr
 # A transaction that is open for longer is aborted by the broker: what a worker that died in the middle of one delays its successor
 # by, at most. It is open only while a batch is being produced, after everything is computed.
 TRANSACTION_TIMEOUT_MS = 15_000
+OFFSETS_TIMEOUT = 6.0  # seconds; a coordinator answers in milliseconds
 
 
 class Checkpoint:
@@ -126,12 +129,19 @@ class Checkpoint:
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 "message.timeout.ms": TRANSACTION_TIMEOUT_MS,  # librdkafka allows no more
             }
-        self._producer = Producer(config)
+        self._config = config
+        self._producer = self._new_producer()
+
+    def _new_producer(self) -> Producer:
+        """Connect. In a transactional id's name: what its former holder has left open is aborted, and the holder is fenced."""
+        producer = Producer(self._config)
         if self._transactional:
             try:
-                self._insist(self._producer.init_transactions, monotonic() + timeout)
+                self._insist(producer.init_transactions, monotonic() + self._timeout)
             except KafkaException as error:
-                raise LostError(f"the broker does not let {transactional_id} begin a transaction: {_text(error)}") from error
+                name = self._config["transactional.id"]
+                raise LostError(f"the broker does not let {name} begin a transaction: {_text(error)}") from error
+        return producer
 
     async def commit(self, work: Work, member: Membership) -> None:
         """Carry out the steps above for one batch.
@@ -150,15 +160,20 @@ class Checkpoint:
 
     def _transact(self, work: Work, member: Membership) -> None:
         """Produce and commit as one transaction; begin again where the broker has aborted it."""
-        producer, deadline = self._producer, monotonic() + self._timeout
+        deadline = monotonic() + self._timeout
         offsets = [TopicPartition(p.topic, p.partition, offset) for p, offset in work.offsets.items()]
         while True:
             try:
-                producer.begin_transaction()
+                self._producer.begin_transaction()
                 self._produce(work)
-                self._insist(producer.send_offsets_to_transaction, deadline, offsets, group_metadata(*member))
-                self._insist(producer.commit_transaction, deadline)
+                self._send_offsets(offsets, member)
+                self._insist(self._producer.commit_transaction, deadline)
                 return
+            except TimeoutError as error:
+                if monotonic() > deadline:
+                    raise LostError(f"the group's coordinator takes no offsets within {self._timeout:g} s") from error
+                log.warning("The group's coordinator does not answer; the transaction is begun again by a new producer")
+                self._producer = self._new_producer()
             except KafkaException as error:
                 fault: KafkaError = error.args[0]
                 if fault.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
@@ -174,6 +189,32 @@ class Checkpoint:
                 if fault.code() in MOVED_ON:
                     raise MovedOnError(f"the group moved on without this worker ({fault.str()})") from error
                 log.warning("A transaction was aborted (%s); it is begun again", fault.str())
+
+    def _send_offsets(self, offsets: list[TopicPartition], member: Membership) -> None:
+        """Put the offsets into the transaction.
+
+        librdkafka's call can wait for ever, whatever timeout it is given, once the coordinator's broker was away (its issues 5456 and
+        5511). It cannot be interrupted, so it has a thread of its own; a producer that is stuck in it is of no use any more.
+
+        Raises:
+            TimeoutError: nothing came of it for so long that nothing will.
+        """
+        producer, outcome = self._producer, SimpleQueue[Exception | None]()
+
+        def send() -> None:
+            try:
+                producer.send_offsets_to_transaction(offsets, group_metadata(*member), OFFSETS_TIMEOUT)
+                outcome.put(None)
+            except Exception as error:
+                outcome.put(error)
+
+        threading.Thread(target=send, name="offsets", daemon=True).start()
+        try:
+            error = outcome.get(timeout=OFFSETS_TIMEOUT + 2.0)
+        except Empty:
+            raise TimeoutError from None
+        if error is not None:
+            raise error
 
     def _abort(self, deadline: float) -> None:
         try:

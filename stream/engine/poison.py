@@ -11,7 +11,7 @@ log = logging.getLogger("driftstream.poison")
 
 # So many in a row, with none between them that went well, are no accident of the data: the model or a setting is at fault, and
 # setting everything aside would not help anybody.
-MOST_IN_A_ROW = 100
+MOST_IN_A_ROW = 20
 
 
 class PoisonError(Exception):

@@ -8,6 +8,7 @@ holds: here a partition is recovered when the *position* reaches the last stable
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
@@ -31,11 +32,16 @@ class RecoveryError(Exception):
 class Recovery(FaustRecovery):
     """Faust's recovery, with the changelog read by `replay_changelog`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._restoring = threading.Lock()
+
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Counter[TP], title: str) -> None:
         # Called first of all for the partitions that this worker has become the owner of. When this returns, each database stands
         # where its changelog ends; saying so to Faust leaves it nothing to read.
         try:
-            reached = await asyncio.to_thread(self._restore, {tp: self.tp_to_table[tp].data for tp in tps})
+            stores = {tp: self.tp_to_table[tp].data for tp in tps}
+            reached = await asyncio.to_thread(self._restore, stores, self.app.consumer_generation_id)
         except Exception as error:  # Faust would only log it, and the worker would wait for ever
             await self.app.crash(error)
             raise
@@ -43,8 +49,13 @@ class Recovery(FaustRecovery):
         for tp, offset in reached.items():  # not Counter.update, which adds
             destination[tp] = self.active_offsets[tp] = offset
 
-    def _restore(self, stores: Mapping[TP, Store]) -> dict[TP, int]:
-        app, generation = self.app, self.app.consumer_generation_id
+    def _restore(self, stores: Mapping[TP, Store], generation: int) -> dict[TP, int]:
+        # One at a time: where the group is reorganised in the middle of it, the next one must not overtake what this one writes.
+        with self._restoring:
+            return self._restore_alone(stores, generation)
+
+    def _restore_alone(self, stores: Mapping[TP, Store], generation: int) -> dict[TP, int]:
+        app = self.app
         # First of all wait until no transaction can move the offsets that we start from: one that a former owner has still open, when
         # it commits, brings states with it. From then on nobody but us commits for these partitions.
         inputs = {TP(topic, tp.partition) for topic in app.intake.topics for tp in stores}

@@ -39,6 +39,12 @@ class Watchdog(threading.Thread):
         """Say that it has come to its end, or will not."""
         self._since.pop(what, None)
 
+    def end_within(self, seconds: float) -> None:
+        """End the process after so long at the latest: it has crashed, and Faust's own stopping may hang. Nothing more is at stake."""
+        timer = threading.Timer(seconds, self._end)
+        timer.daemon = True
+        timer.start()
+
     @contextmanager
     def expecting(self, what: str) -> Iterator[None]:
         """Expect something for the length of a block."""
@@ -55,5 +61,9 @@ class Watchdog(threading.Thread):
             for what, since in tuple(self._since.items()):
                 if monotonic() - since > self._limit:
                     log.critical("The worker stops: %s made no progress for %g s (engine.stuck_after_s)", what, self._limit)
-                    logging.shutdown()
-                    os._exit(EXIT_STATUS)
+                    self._end()
+
+    @staticmethod
+    def _end() -> None:
+        logging.shutdown()
+        os._exit(EXIT_STATUS)

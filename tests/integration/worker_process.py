@@ -101,9 +101,14 @@ def environment(settings: Mapping[str, object]) -> dict[str, str]:
     return outside | {f"DRIFTSTREAM_{name}": str(value) for name, value in settings.items()}
 
 
-def command(settings: Mapping[str, object], *arguments: str) -> subprocess.CompletedProcess[str]:
+PROGRAM = ("-m", "stream")
+
+
+def command(
+    settings: Mapping[str, object], *arguments: str, program: Sequence[str | Path] = PROGRAM
+) -> subprocess.CompletedProcess[str]:
     """Run one of the program's commands to its end, as from a terminal."""
-    line = [sys.executable, "-m", "stream", *arguments]
+    line = [sys.executable, *program, *arguments]
     return subprocess.run(line, env=environment(settings), capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -115,7 +120,8 @@ def running_worker(
     partitions: int,
     more: Mapping[str, object] | None = None,
     log_level: str = "info",
-    **engine: int | str,
+    program: Sequence[str | Path] = PROGRAM,
+    **engine: int | str | float,
 ) -> Iterator[Worker]:
     """Start a worker that keeps its state in `folder`, and wait until it serves. Killed at the end if it still runs.
 
@@ -126,6 +132,7 @@ def running_worker(
         partitions: of the input topics.
         more: settings as in the environment, without the prefix.
         log_level: debug, info, warning or error.
+        program: what Python runs: a script, perhaps, that breaks something first.
         engine: settings of the group `engine`.
     """
     port = free_port()
@@ -147,7 +154,7 @@ def running_worker(
     log = folder / "worker.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stream", "worker", "--log-level", log_level],
+            [sys.executable, *program, "worker", "--log-level", log_level],
             env=environment(settings),
             stdout=file,
             stderr=subprocess.STDOUT,
