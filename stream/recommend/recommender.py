@@ -13,7 +13,7 @@ from stream.recommend.memory import Memory
 from stream.recommend.ranker import TEXT, Ranker, best_rows, reasons
 from stream.settings import Recommend
 
-CELLS = 24000  # values of one feature in a block of events: few enough to stay in the processor's cache
+CELLS = 48_000  # values of one feature in a block of events: few enough to stay in the processor's cache
 
 
 class Recommender:
