@@ -153,7 +153,7 @@ def _open(stack: ExitStack, output: Path | None, names: Sequence[str]) -> dict[s
 
 
 def _batches(entries: Sequence[Event | Reject], variant: Variant, speed: float | None) -> Iterator[slice] | None:
-    """Cut at N times event time: what falls into one slice of real time is a batch, handed out when its time has come.
+    """Cut at N times event time: what falls into one slice of real time is a batch, handed out when its last event is due.
 
     Where the cuts are depends on the events only, so that the outputs are the same in every run.
     """
@@ -163,19 +163,23 @@ def _batches(entries: Sequence[Event | Reject], variant: Variant, speed: float |
 
 
 def _paced(entries: Sequence[Event | Reject], size: int, speed: float) -> Iterator[slice]:
-    begun, first, start = time.monotonic(), None, 0
-    number = 0
+    begun, first = time.monotonic(), next((entry.time for entry in entries if isinstance(entry, Event)), 0)
+    start, newest = 0, 0.0  # of the batch: its first entry, and when its last event is due
+
+    def wait() -> None:
+        time.sleep(max(0.0, begun + newest - time.monotonic()))
+
     for place, entry in enumerate(entries):
         if not isinstance(entry, Event):
             continue
-        first = entry.time if first is None else first
         due = (entry.time - first) / 1000 / speed
-        if due >= (number + 1) * SLICE_SECONDS or place - start >= size:
-            if place > start:
-                yield slice(start, place)
-            start, number = place, int(due / SLICE_SECONDS)
-            time.sleep(max(0.0, begun + due - time.monotonic()))
+        if place > start and (due // SLICE_SECONDS > newest // SLICE_SECONDS or place - start >= size):
+            wait()
+            yield slice(start, place)
+            start = place
+        newest = due
     if start < len(entries):
+        wait()
         yield slice(start, len(entries))
 
 
