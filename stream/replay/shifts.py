@@ -47,12 +47,15 @@ def read_truth(path: Path) -> list[Truth]:
     """Read JSON lines of user_id and shift_event_id, `.gz` or not.
 
     Raises:
-        LinesError: the file cannot be read, or a line is no such thing.
+        LinesError: the file cannot be read, holds nothing, or a line is no such thing.
     """
     try:
-        return [msgspec.json.decode(line, type=Truth) for line in read_lines(path)]
+        found = [msgspec.json.decode(line, type=Truth) for line in read_lines(path)]
     except msgspec.MsgspecError as error:
         raise LinesError(f"{path}: {error}; lines of user_id and shift_event_id are expected") from error
+    if not found:
+        raise LinesError(f"{path} is empty; lines of user_id and shift_event_id are expected")
+    return found
 
 
 def stories(clicks: Clicks, truth: Sequence[Truth]) -> list[Story]:
