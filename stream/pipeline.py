@@ -19,7 +19,8 @@ from stream.engine.intake import Batch
 from stream.events import Click, DriftLevel, RecommendedItem, State
 from stream.profile import Vector
 from stream.publish import dead_letter, drift_change, erasure, recommendation
-from stream.recommend.recommender import Occasion, Recommender
+from stream.recommend.features import Occasion
+from stream.recommend.recommender import Recommender
 from stream.settings import Settings
 from stream.state import UserState, decode, model_hash
 from stream.window import CLICK, SEARCH, Admission, Behaviour, remembered

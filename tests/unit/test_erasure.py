@@ -119,7 +119,7 @@ def test_events_after_an_erasure_begin_a_new_user(encoder: Encoder) -> None:
 def test_an_erasure_alone_leaves_nothing(encoder: Encoder) -> None:
     kept, _, memory = run(encoder, [HISTORY[:4]])
     assert set(kept.states) == {"bert"}
-    assert not [key for key in memory.export_changes() if b"hose" in key and memory.after_query(key[1:].decode(), START)]
+    assert not [key for key in memory.export_changes() if b"hose" in key and memory.by_item(memory.after_query(key[1:].decode(), START))]
 
 
 def test_tombstones_go_out_behind_what_was_published_before_and_ahead_of_what_comes_after(encoder: Encoder) -> None:
