@@ -85,7 +85,7 @@ class Budget(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Allocate."""
-        self.model.update_and_allocate(state.global_step + 1)  # type: ignore[no-untyped-call]
+        self.model.update_and_allocate(state.global_step + 1)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the averages beside the weights."""
