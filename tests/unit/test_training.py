@@ -1,7 +1,11 @@
 """Retrieve and classify: what is learned from, the gates, and the folders that come out; on a seeded BERT of two layers."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -237,6 +241,26 @@ def trained(shop: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactor
     options = ["--epochs", "6", "--learning-rate", "2e-3", "--precision", "fp32", "--layers", "1", "--tracker", "none"]
     run("--data", shop, "--output", folder, "--base", tiny_base, "--until", "2023-11-15T06:00:00Z", *options)
     return folder
+
+
+def test_several_processes_share_the_batches_and_one_publishes(shop: Path, tiny_base: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    steps = {}
+    for processes in (1, 2):
+        folder = tmp_path / f"by-{processes}"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "model_export", "train"]
+        options = ["--epochs", "1", "--learning-rate", "2e-3", "--precision", "fp32", "--tracker", "none", "--batch-size", "16"]
+        command = [*launch, "--data", str(shop), "--output", str(folder), "--base", str(tiny_base), *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        (state,) = (tmp_path / f"by-{processes}-runs" / "whole").glob("checkpoint-*/trainer_state.json")
+        steps[processes] = json.loads(state.read_text())["global_step"]
+        assert read_manifest(folder).training is not None
+    assert steps[2] == -(-steps[1] // 2)
 
 
 class TestRetrieve:
