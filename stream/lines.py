@@ -51,7 +51,7 @@ class DataFolder:
         """
         if not folder.is_dir():
             raise LinesError(f"{folder} is not a folder")
-        found = {name: _one_of(folder, name) for name in ("items", "clicks", "searches")}
+        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches")}
         missing = [f"{name}.jsonl" for name in ("items", "clicks") if found[name] is None]
         items, clicks = found["items"], found["clicks"]
         if items is None or clicks is None:
@@ -59,7 +59,12 @@ class DataFolder:
         return cls(items, clicks, found["searches"])
 
 
-def _one_of(folder: Path, name: str) -> Path | None:
+def one_of(folder: Path, name: str) -> Path | None:
+    """Return the file of this name in a folder, as JSON lines, compressed or not, or as Parquet; None where there is none.
+
+    Raises:
+        LinesError: there are several.
+    """
     present = [path for suffix in (".jsonl", ".jsonl.gz", ".parquet") if (path := folder / f"{name}{suffix}").exists()]
     if len(present) > 1:
         raise LinesError(f"{folder} has {present[0].name} and {present[1].name}; remove one")
