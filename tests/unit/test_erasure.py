@@ -194,9 +194,9 @@ def test_the_memory_knows_after_an_erasure_what_the_others_have_taught_it(
         memory.merge(unlearned)
     for query in ("halo", "halo3", "fable", "aqueryofmyown"):
         now = START + 30 * DAY
-        expected = without.by_item(without.after_query(query, now))
-        assert memory.by_item(memory.after_query(query, now)) == pytest.approx(expected, rel=1e-6)
-        assert memory.after_similar_queries(query, now) == pytest.approx(without.after_similar_queries(query, now), rel=1e-6)
+        for after in (Memory.after_query, Memory.after_similar_queries):
+            expected = without.by_item(after(without, query, now))
+            assert memory.by_item(after(memory, query, now)) == pytest.approx(expected, rel=1e-6)
     stored = {key for key, value in memory.export_changes().items() if value is not None and key.startswith(b"q")}
     assert stored == {key for key in without.export_changes() if key.startswith(b"q")}, "what nobody else has typed is gone"
 
