@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model_export.data import Log
 from stream.decode import Event
+from stream.drift import HandSetDetector
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Work
 from stream.engine.intake import Batch
@@ -73,7 +74,7 @@ class _Judged(Pipeline):
     """The pipeline, with its answers compared to what was clicked instead of published."""
 
     def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender, start: int) -> None:
-        super().__init__(settings, encoder, recommender)
+        super().__init__(settings, encoder, recommender, HandSetDetector(settings.drift, encoder.dimension))
         self._start = start
         self._latest: dict[str, list[str]] = {}
         self._queries: set[str] = set()
