@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from time import monotonic
 
 import msgspec
 import rocksdict
 
-from stream.decode import Reject, decode_item
+from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
@@ -49,6 +50,7 @@ class Knowledge:
         self.encoder = encoder
         self.catalogue = Catalogue(encoder.dimension)
         self._rejects: list[Output] = []  # not published yet
+        self._judged: dict[int, int] = {}  # by partition: rejects before these offsets are in the dead letters already
         self._begin()
 
     def _begin(self) -> None:
@@ -75,9 +77,9 @@ class Knowledge:
             raise StoreError(
                 f"{folder} cannot be opened: {error}. If it is damaged, move it away: what was learned is read from the topic again"
             ) from error
-        self._judged = self._positions().get("items", {})  # rejects before these offsets are in the dead letters already
+        self._judged = self._positions().get("items", {})
         self._items = Broadcast(client, topics.name("items"))
-        self._catalogue_changes(list(self._items.read_to_end(PATIENCE)))
+        self.put_items(self._items.read_to_end(PATIENCE))
         self._log = Broadcast(client, topics.name("memory"))
         self._load_memory()
         log.info("%d items in the catalogue", len(self.catalogue))
@@ -102,9 +104,28 @@ class Knowledge:
 
     def refresh(self) -> None:
         """Take in what has arrived on both topics."""
-        self._catalogue_changes(list(self._items.poll()))
+        self.put_items(self._items.poll())
         for record in self._log.poll():
             self._merge(record)
+
+    def put_items(self, records: Iterable[Record]) -> None:
+        """Bring the catalogue up to date with records of `items`; those of no use go to the dead letters."""
+        newest: dict[str, Item | None] = {}
+        for record in records:
+            found = decode_item(record)
+            if isinstance(found, Reject):
+                if record.offset >= self._judged.get(record.partition, 0):
+                    self._rejects.append(dead_letter(self.settings.topics, found))
+            elif isinstance(found, str):
+                newest[found] = None
+            else:
+                newest[found.item_id] = found
+        items = [item for item in newest.values() if item is not None]
+        for item, vector in zip(items, self.encoder.encode([item_text(item) for item in items]), strict=True):
+            self.catalogue.put(item, vector)
+        for item_id, change in newest.items():
+            if change is None:
+                self.catalogue.remove(item_id)
 
     def outputs(self) -> list[Output]:
         """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
@@ -150,21 +171,3 @@ class Knowledge:
                 self.memory.merge(record.value)
             except ValueError as error:
                 log.warning("%s offset %d is left out: %s", record.topic, record.offset, error)
-
-    def _catalogue_changes(self, records: list[BroadcastRecord]) -> None:
-        newest: dict[str, Item | None] = {}
-        for record in records:
-            found = decode_item(record)
-            if isinstance(found, Reject):
-                if record.offset >= self._judged.get(record.partition, 0):
-                    self._rejects.append(dead_letter(self.settings.topics, found))
-            elif isinstance(found, str):
-                newest[found] = None
-            else:
-                newest[found.item_id] = found
-        items = [item for item in newest.values() if item is not None]
-        for item, vector in zip(items, self.encoder.encode([item_text(item) for item in items]), strict=True):
-            self.catalogue.put(item, vector)
-        for item_id, change in newest.items():
-            if change is None:
-                self.catalogue.remove(item_id)

@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder with `items`, `clicks` and perhaps `searches`, each `.jsonl` or `.jsonl.gz`."""
+    """A folder with `items`, `clicks` and perhaps `searches`, each `.jsonl`, `.jsonl.gz` or `.parquet`."""
 
     items: Path
     clicks: Path
@@ -51,16 +51,21 @@ class DataFolder:
         """
         if not folder.is_dir():
             raise LinesError(f"{folder} is not a folder")
-        found = {name: _one_of(folder, name) for name in ("items", "clicks", "searches")}
+        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches")}
         missing = [f"{name}.jsonl" for name in ("items", "clicks") if found[name] is None]
         items, clicks = found["items"], found["clicks"]
         if items is None or clicks is None:
-            raise LinesError(f"{folder} lacks {' and '.join(missing)} (each may also end in .gz)")
+            raise LinesError(f"{folder} lacks {' and '.join(missing)} (each may also end in .jsonl.gz or .parquet)")
         return cls(items, clicks, found["searches"])
 
 
-def _one_of(folder: Path, name: str) -> Path | None:
-    present = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.exists()]
+def one_of(folder: Path, name: str) -> Path | None:
+    """Return the file of this name in a folder, as JSON lines, compressed or not, or as Parquet; None where there is none.
+
+    Raises:
+        LinesError: there are several.
+    """
+    present = [path for suffix in (".jsonl", ".jsonl.gz", ".parquet") if (path := folder / f"{name}{suffix}").exists()]
     if len(present) > 1:
         raise LinesError(f"{folder} has {present[0].name} and {present[1].name}; remove one")
     return present[0] if present else None
@@ -69,9 +74,14 @@ def _one_of(folder: Path, name: str) -> Path | None:
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield a file's lines as raw bytes without their line ends; blank ones are left out. `.gz` is unpacked.
 
+    Rows of a `.parquet` file become lines of JSON; a null is a field that is not there.
+
     Raises:
-        LinesError: the file is missing, not readable, or not a whole gzip file.
+        LinesError: the file is missing, not readable, or not a whole gzip or Parquet file.
     """
+    if path.suffix == ".parquet":
+        yield from _read_rows(path)
+        return
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
@@ -80,6 +90,20 @@ def read_lines(path: Path) -> Iterator[bytes]:
                     yield stripped
     except (OSError, EOFError, zlib.error) as error:
         raise LinesError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_rows(path: Path) -> Iterator[bytes]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise LinesError(f"{path}: reading Parquet needs pyarrow; install driftstream[replay]") from error
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                yield msgspec.json.encode({name: value for name, value in row.items() if value is not None})
+    except (OSError, pyarrow.ArrowException) as error:
+        raise LinesError(f"{path} cannot be read: {error}") from error
 
 
 class _User(msgspec.Struct):

@@ -119,7 +119,9 @@ def test_events_after_an_erasure_begin_a_new_user(encoder: Encoder) -> None:
 def test_an_erasure_alone_leaves_nothing(encoder: Encoder) -> None:
     kept, _, memory = run(encoder, [HISTORY[:4]])
     assert set(kept.states) == {"bert"}
-    assert not [key for key in memory.export_changes() if b"hose" in key and memory.after_query(key[1:].decode(), START)]
+    assert not [
+        key for key in memory.export_changes() if b"hose" in key and memory.by_item(memory.after_query(key[1:].decode(), START))
+    ]
 
 
 def test_tombstones_go_out_behind_what_was_published_before_and_ahead_of_what_comes_after(encoder: Encoder) -> None:
@@ -192,8 +194,9 @@ def test_the_memory_knows_after_an_erasure_what_the_others_have_taught_it(
         memory.merge(unlearned)
     for query in ("halo", "halo3", "fable", "aqueryofmyown"):
         now = START + 30 * DAY
-        assert memory.after_query(query, now) == pytest.approx(without.after_query(query, now), rel=1e-6)
-        assert memory.after_similar_queries(query, now) == pytest.approx(without.after_similar_queries(query, now), rel=1e-6)
+        for after in (Memory.after_query, Memory.after_similar_queries):
+            expected = without.by_item(after(without, query, now))
+            assert memory.by_item(after(memory, query, now)) == pytest.approx(expected, rel=1e-6)
     stored = {key for key, value in memory.export_changes().items() if value is not None and key.startswith(b"q")}
     assert stored == {key for key in without.export_changes() if key.startswith(b"q")}, "what nobody else has typed is gone"
 
@@ -206,5 +209,5 @@ def test_forgetting_what_was_never_learned_does_nothing() -> None:
     unlearned = memory.take_unlearned()
     assert unlearned is not None
     memory.merge(unlearned)
-    assert memory.after_query("halo", START) == {"i1": 1.0}
-    assert memory.after_query("fable", START) == {}
+    assert memory.by_item(memory.after_query("halo", START)) == {"i1": 1.0}
+    assert memory.by_item(memory.after_query("fable", START)) == {}
