@@ -186,10 +186,12 @@ def _print(replayed: Replayed) -> None:
         console.print(comparison["verdict"])
     if findings["drift"]:
         drift = findings["drift"]
+        missing = "not reached" if drift["calm_events"] >= drift["arl0"] else "too few events to tell"
         for name, found in drift["at_arl0"].items():
-            text = f"{found['detected']:.3f} detected, delay {found['delay']:.1f}" if found else "not reached"
+            text = f"{found['detected']:.3f} detected, delay {found['delay']:.1f}" if found else missing
             console.print(f"shifts at one false alarm per {drift['arl0']:.0f} events, {name}: {text}")
         for name, found in drift["own_states"].items():
-            console.print(f"{name}: {found['detected']:.3f} detected, one false alarm per {found['arl0']:,.0f} events")
+            false = f"{found['false_alarms']} false alarms in {drift['calm_events']:,} events"
+            console.print(f"{name}: {found['detected']:.3f} detected, {false}")
     if findings["agreement"]:
         console.print(findings["agreement"]["sentence"])
