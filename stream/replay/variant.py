@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stream.decode import Event, Record, Reject
@@ -44,10 +44,13 @@ class MemoryStates:
         """Return a user's state, None for one never seen."""
         return self._states.get((partition, user_id))
 
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        """Keep the states that a batch has changed."""
+    def keep(self, partition: int, states: Mapping[str, UserState | None]) -> None:
+        """Keep the states that a batch has changed; None for a user of whom nothing is to be kept."""
         for user_id, state in states.items():
-            self._states[partition, user_id] = state
+            if state is None:
+                self._states.pop((partition, user_id), None)
+            else:
+                self._states[partition, user_id] = state
 
 
 class Variant:
