@@ -90,8 +90,8 @@ def _replay(settings: Settings, request: Request) -> tuple[dict[str, Any], dict[
         begun = time.monotonic()
         recording = _read(named[base], request)
         agreement = _agreement(named[base], request)
-        gc.freeze()  # the recording stays to the end: the collector need not look through it again and again
-        stack.callback(gc.unfreeze)
+        gc.disable()  # recording and states stay to the end: the collector would look through them again and again
+        stack.callback(gc.enable)
         replayed = run(recording, named, request.options, agreement, quiet=request.as_json)
         seconds = time.monotonic() - begun
         if known:
