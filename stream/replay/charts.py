@@ -71,7 +71,7 @@ def differences(
         {"variant": variant, "name": name, **by_name[name]}
         for variant, by_name in found.items()
         for name in order
-        if name in by_name
+        if name in by_name and by_name[name]["low"] is not None
     ]
     shared: dict[str, Any] = {"y": _names(order), "yOffset": {"field": "variant", "type": "nominal", "sort": list(found)}}
     tooltip = [{"field": "name"}, {"field": "variant"}, *(_number(f, f, "+.4f") for f in ("estimate", "low", "high"))]

@@ -59,7 +59,7 @@ def render(findings: Mapping[str, Any], library: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stream.replay", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"day": _day, "measure": name_of, "signed": lambda value: f"{value:+.4f}"}
+    environment.filters |= {"day": _day, "measure": name_of, "signed": _signed}
     names = list(findings["variants"])
     return environment.get_template("report.html.j2").render(
         findings=findings,
@@ -81,9 +81,10 @@ def _headline(findings: Mapping[str, Any]) -> str:
     base = next(iter(findings["variants"].values()))
     interval = base["interval"]
     hits = base["totals"]["hr@10"]
+    bounds = "" if interval["low"] is None else f" ({interval['low']:.4f} to {interval['high']:.4f})"  # none of a single user
     return (
         f"The item that was clicked next stood in the list of ten in {hits:.1%} of {findings['judged']['clicks']:,} clicks; "
-        f"{name_of(primary)} is {interval['estimate']:.4f} ({interval['low']:.4f} to {interval['high']:.4f})."
+        f"{name_of(primary)} is {interval['estimate']:.4f}{bounds}."
     )
 
 
@@ -166,6 +167,10 @@ def _changed(findings: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
         for name, value in values.items()
         if any(each[group][name] != value for each in settings)
     ]
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.4f}"
 
 
 def _day(milliseconds: int) -> str:
