@@ -112,11 +112,10 @@ def _sections(findings: Mapping[str, Any]) -> list[tuple[str, str, list[Chart]]]
     sections.append(("Side by side", "", side))
     sections.append(("For whom", _FOR_WHOM, _slices(variants, comparisons, primary, everything)))
     if ablations:
-        found = {name: {"all clicks": findings["comparisons"][name]["measures"][primary]} for name in ablations}
-        rows = {everything[0]: {name: values["all clicks"] for name, values in found.items()}}
+        rows = {everything[0]: {name: findings["comparisons"][name]["measures"][primary] for name in ablations}}
         spec = charts.differences(rows, list(ablations), f"{name_of(primary)}, difference from {everything[0]}", everything)
         sections.append(("What freshness and time scales bring", _ABLATIONS, [Chart("ablations", "Ablations", "", spec)]))
-    if findings.get("drift"):
+    if findings["drift"]:
         sections.append(("Finding shifts", _DRIFT, [_trade_off(findings["drift"])]))
     told = [
         Chart(f"journey-{n}", f"User {found['user']}", f"{found['events']} events", charts.journey(found))
