@@ -87,6 +87,19 @@ def profile(
 
 
 @app.command()
+def topics() -> None:
+    """Make the topics that are missing, as a worker would: for an administrator, where workers may not."""
+    from stream.connection import BrokerError
+    from stream.topics import TopicError, ensure
+
+    try:
+        _, made = ensure(settings_or_exit())
+    except (BrokerError, TopicError) as error:
+        fail(str(error))
+    err.print(f"made {', '.join(made)}" if made else "all topics are there")
+
+
+@app.command()
 def doctor() -> None:
     """Check broker, topics, model, provider and state folder, and say what to do about each failure."""
     from stream.doctor import examine

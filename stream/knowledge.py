@@ -19,6 +19,7 @@ from stream.decode import Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
+from stream.engine.store import StoreError
 from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
@@ -46,11 +47,15 @@ class Knowledge:
         self.settings = settings
         self.encoder = encoder
         self.catalogue = Catalogue(encoder.dimension)
-        self.memory = Memory(settings.recommend)
-        self.recommender = Recommender(self.catalogue, self.memory, settings.recommend)
+        self._rejects: list[Output] = []  # not published yet
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of what was learned."""
+        self.memory = Memory(self.settings.recommend)
+        self.recommender = Recommender(self.catalogue, self.memory, self.settings.recommend)
         self._instance = uuid.uuid4().hex.encode()
         self._in_flight = 0  # own contributions that are published but not read back yet
-        self._rejects: list[Output] = []
         self._saved_at = monotonic()
 
     def load(self) -> None:
@@ -58,44 +63,67 @@ class Knowledge:
 
         Raises:
             KafkaException, TimeoutError: a topic cannot be read.
+            StoreError: what is on disk cannot be read.
         """
         client, topics = self.settings.broker.librdkafka(), self.settings.topics
         folder = self.settings.engine.state_folder / "knowledge"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._disk = rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True))
-        positions = msgspec.msgpack.decode(self._disk.get(POSITIONS) or b"\x80", type=dict[str, dict[int, int]])
-        self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
-        self._judged = positions.get("items", {})  # rejects before these offsets are in the dead letters already
+        try:
+            self._disk = rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True))
+        except Exception as error:  # rocksdict raises plain ones
+            raise StoreError(
+                f"{folder} cannot be opened: {error}. If it is damaged, move it away: what was learned is read from the topic again"
+            ) from error
+        self._judged = self._positions().get("items", {})  # rejects before these offsets are in the dead letters already
         self._items = Broadcast(client, topics.name("items"))
         self._catalogue_changes(list(self._items.read_to_end(PATIENCE)))
-        self._log = Broadcast(client, topics.name("memory"), positions.get("memory"))
-        for record in self._log.read_to_end(PATIENCE):
-            self._merge(record)
+        self._log = Broadcast(client, topics.name("memory"))
+        self._load_memory()
         log.info("%d items in the catalogue", len(self.catalogue))
 
-    def refresh(self) -> list[Output]:
-        """Take in what has arrived on both topics; return the items that could not be used, for the dead letters."""
+    def reload(self) -> None:
+        """Forget what was learned from results that were not kept: go back to what is on disk and on the topic.
+
+        Raises:
+            KafkaException, TimeoutError: the topic cannot be read.
+        """
+        self._begin()
+        self._load_memory()
+
+    def _positions(self) -> dict[str, dict[int, int]]:
+        return msgspec.msgpack.decode(self._disk.get(POSITIONS) or b"\x80", type=dict[str, dict[int, int]])
+
+    def _load_memory(self) -> None:
+        self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
+        self._log.rewind(self._positions().get("memory", {}))
+        for record in self._log.read_to_end(PATIENCE):
+            self._merge(record)
+
+    def refresh(self) -> None:
+        """Take in what has arrived on both topics."""
         self._catalogue_changes(list(self._items.poll()))
         for record in self._log.poll():
             self._merge(record)
-        rejects, self._rejects = self._rejects, []
-        return rejects
 
-    def contribution(self) -> Output | None:
-        """Return what was learned here since the last call, to be published with the results it came from."""
+    def outputs(self) -> list[Output]:
+        """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
         delta = self.memory.take_delta()
         if delta is None:
-            return None
+            return list(self._rejects)
         self._in_flight += 1
-        return Output(self.settings.topics.name("memory"), self._instance, delta)
+        return [*self._rejects, Output(self.settings.topics.name("memory"), self._instance, delta)]
+
+    def published(self) -> None:
+        """Say that what `outputs` returned last is safe."""
+        self._rejects.clear()
 
     def save(self) -> None:
         """Write what was learned to disk, together with the offsets that it stands for.
 
-        Only at a moment when all own contributions have been read back: then the memory is exactly the sum of the topic up to
-        those offsets, and each contribution counts once after a restart.
+        Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
+        the sum of the topic up to those offsets, and each contribution counts once after a restart.
         """
-        if self._in_flight or monotonic() - self._saved_at < SAVE_EVERY:
+        if self._in_flight or self._rejects or monotonic() - self._saved_at < SAVE_EVERY:
             return
         self._saved_at = monotonic()
         batch = rocksdict.WriteBatch(raw_mode=True)

@@ -1,7 +1,8 @@
 """Every setting of the worker, in small frozen groups, from the environment and a TOML file.
 
 `DRIFTSTREAM_WINDOW__SIZE=128` and `[window] size = 128` in the file name the same thing; the environment wins.
-The file is `driftstream.toml` in the working directory, or the one that `DRIFTSTREAM_CONFIG` names.
+The file is `driftstream.toml` in the working directory, or the one that `DRIFTSTREAM_CONFIG` names. Secrets may also be files, as
+Docker and Kubernetes mount them: in the folder that `DRIFTSTREAM_SECRETS` names, `driftstream_broker__sasl_password` for example.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 from pydantic_settings.exceptions import SettingsError as SettingsParseError
+
+from stream.connection import Broker
 
 Days = Annotated[float, Field(gt=0)]
 Milliseconds = Annotated[int, Field(ge=0)]
@@ -34,18 +38,6 @@ class Group(BaseModel):
     """A few settings that belong together; frozen, and unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Broker(Group):
-    """Where Kafka is."""
-
-    servers: str = "127.0.0.1:9092"
-    group: str = "driftstream"
-    session_timeout_ms: Annotated[int, Field(ge=1000)] = 45_000
-
-    def librdkafka(self) -> dict[str, Any]:
-        """Return the connection's settings as librdkafka names them."""
-        return {"bootstrap.servers": self.servers}
 
 
 class Topics(Group):
@@ -146,8 +138,9 @@ class Engine(Group):
     """How the worker reads, keeps state and checkpoints."""
 
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    worker_id: str = "worker-0"
+    worker_id: str = ""
     state_folder: Path = Path("state")
+    stuck_after_s: Annotated[float, Field(gt=0)] = 300.0
     batch_size: Annotated[int, Field(ge=1)] = 1024
     partition_buffer: Annotated[int, Field(ge=1)] = 5000
     order_wait_ms: Milliseconds = 20
@@ -157,11 +150,12 @@ class Engine(Group):
 
 
 class Web(Group):
-    """The worker's HTTP endpoints: liveness, readiness, metrics, profiles."""
+    """The worker's HTTP endpoints: liveness, readiness, metrics, profiles; the last only for those who know the token."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 6066
+    token: Annotated[SecretStr, Field(min_length=16)] | None = None
 
 
 class Settings(BaseSettings):
@@ -188,9 +182,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the TOML file behind the environment."""
+        """The environment first, then the files of secrets, then the TOML file."""
         path = Path(os.environ.get("DRIFTSTREAM_CONFIG", "driftstream.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_dir=os.environ.get("DRIFTSTREAM_SECRETS"), secrets_dir_missing="error"
+        )
+        return init_settings, env_settings, secrets, TomlConfigSettingsSource(settings_cls, toml_file=path)
 
 
 def read_settings() -> Settings:
@@ -199,7 +196,7 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: naming each setting at fault as it is spelt in the environment and in the file.
     """
-    known = {f"DRIFTSTREAM_{name.upper()}" for name in Settings.model_fields} | {"DRIFTSTREAM_CONFIG"}
+    known = {f"DRIFTSTREAM_{name.upper()}" for name in Settings.model_fields} | {"DRIFTSTREAM_CONFIG", "DRIFTSTREAM_SECRETS"}
     strangers = [name for name in os.environ if name.startswith("DRIFTSTREAM_") and name.split("__")[0] not in known]
     if strangers:
         raise SettingsError(f"{strangers[0]}: no such setting; the groups are {', '.join(Settings.model_fields)}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
+from stream.connection import connect
 from stream.settings import Settings
 
 DAY_MS = 86_400_000
@@ -43,21 +44,16 @@ def plan(settings: Settings) -> list[TopicPlan]:
     ]
 
 
-def ensure(settings: Settings) -> list[str]:
-    """Make the topics that are missing and return their names.
+def ensure(settings: Settings) -> tuple[str, list[str]]:
+    """Make the topics that are missing; return the cluster's id, and the names of those made.
 
     Raises:
+        BrokerError: there is no way to the broker.
         TopicError: naming the topic at fault.
     """
-    admin = AdminClient(settings.broker.librdkafka())
-    try:
-        present = admin.list_topics(timeout=10).topics
-    except KafkaException as error:
-        raise TopicError(
-            f"no broker answers at {settings.broker.servers} ({error.args[0].str()}); "
-            "start one, or set DRIFTSTREAM_BROKER__SERVERS"
-        ) from error
-    wanted = plan(settings)
+    admin = connect(settings.broker.librdkafka())
+    cluster = admin.list_topics(timeout=10)
+    wanted, present = plan(settings), cluster.topics
     for topic in wanted:
         found = present.get(topic.name)
         if found is not None and len(found.partitions) != topic.partitions and topic.partitions > 1:
@@ -80,4 +76,4 @@ def ensure(settings: Settings) -> list[str]:
                 raise TopicError(
                     f"topic {name} is missing and could not be made ({error.args[0].str()}); make it, or allow it"
                 ) from error
-    return [topic.name for topic in missing]
+    return str(cluster.cluster_id), [topic.name for topic in missing]

@@ -1,8 +1,12 @@
-"""What several folders of tests share."""
+"""What several folders of tests share. Without Java or Maven the tests on a real Kafka are skipped; in CI that is a failure."""
 
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from broker import BrokerUnavailableError, KafkaBroker
+from security import Security
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +15,36 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_model import write_model  # PyTorch takes seconds to import, and most tests need no model
 
     return write_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def new_kafka() -> Callable[..., KafkaBroker]:
+    """Makes a real Kafka in a folder, to be started."""
+
+    def make(folder: Path, security: Security | None = None) -> KafkaBroker:
+        try:
+            return KafkaBroker(folder, security=security)
+        except BrokerUnavailableError as error:
+            if os.environ.get("CI"):
+                pytest.fail(f"CI must have a real Kafka: {error}")
+            pytest.skip(str(error))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kafka(new_kafka: Callable[..., KafkaBroker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Kafka, shared by the whole run: DRIFTSTREAM_TEST_BROKER where that is set."""
+    given = os.environ.get("DRIFTSTREAM_TEST_BROKER")
+    if given:
+        yield given
+    else:
+        with new_kafka(tmp_path_factory.mktemp("kafka")) as broker:
+            yield broker.address
+
+
+@pytest.fixture(scope="module")
+def own_kafka(new_kafka: Callable[..., KafkaBroker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A real Kafka that a test may fill, kill, pause and restart."""
+    with new_kafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker

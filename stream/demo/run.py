@@ -158,6 +158,7 @@ def _worker(settings: Settings, scratch: Path, address: str, model: Path) -> Ite
     environment = {
         **os.environ,
         "DRIFTSTREAM_BROKER__SERVERS": address,
+        "DRIFTSTREAM_BROKER__SECURITY_PROTOCOL": "PLAINTEXT",  # whatever the settings say of a real one
         "DRIFTSTREAM_MODEL__FOLDER": str(model),
         "DRIFTSTREAM_ENGINE__GUARANTEE": "at_least_once",  # the embedded broker has no transactions
         "DRIFTSTREAM_ENGINE__STATE_FOLDER": str(scratch / "state"),

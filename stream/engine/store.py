@@ -13,7 +13,13 @@ from typing import Generic, TypeVar
 import rocksdict
 from faust.stores.rocksdb import Store
 
+from stream.engine.folder import ADVICE
+
 S = TypeVar("S")
+
+
+class StoreError(Exception):
+    """The state folder cannot be read or written; the message says what to do."""
 
 
 class StateStore(Generic[S]):
@@ -34,17 +40,20 @@ class StateStore(Generic[S]):
     def get(self, partition: int, user_id: str) -> S | None:
         """Return a user's state, or None for one never seen. The caller may change it and must then `keep` it."""
         state = self._states.get((partition, user_id))
-        if state is None:
-            stored = self._store._db_for_partition(partition).get(user_id.encode())
-            if stored is None:
-                return None
-            state = self._decode(stored)
-        return state
+        return self.peek(partition, user_id) if state is None else state
 
     def peek(self, partition: int, user_id: str) -> S | None:
-        """Return what RocksDB holds of a user: a copy of its own, safe to read while batches go on."""
-        stored = self._store._db_for_partition(partition).get(user_id.encode())
-        return None if stored is None else self._decode(stored)
+        """Return what RocksDB holds of a user: a copy of its own, safe to read while batches go on.
+
+        Raises:
+            StoreError: the database cannot be read, or holds what is no state.
+        """
+        try:
+            stored = self._store._db_for_partition(partition).get(user_id.encode())
+            return None if stored is None else self._decode(stored)
+        except Exception as error:  # rocksdict raises plain ones
+            path = self._store.partition_path(partition)
+            raise StoreError(f"a user's state in {path} cannot be read: {error}. If it is damaged: {ADVICE}") from error
 
     def keep(self, partition: int, states: Mapping[str, S]) -> None:
         """Keep states decoded for the next batch; the least recently kept make room."""
@@ -55,12 +64,22 @@ class StateStore(Generic[S]):
             self._states.popitem(last=False)
 
     def write(self, partition: int, states: Mapping[bytes, bytes], changelog_offset: int) -> None:
-        """Write encoded states and the offset of the last changelog record among them, atomically."""
+        """Write encoded states and the offset of the last changelog record among them, atomically.
+
+        Raises:
+            StoreError: the disk is full, for example.
+        """
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, value in states.items():
             batch.put(key, value)
         batch.put(Store.offset_key, str(changelog_offset).encode())
-        self._store._db_for_partition(partition).write(batch)
+        try:
+            self._store._db_for_partition(partition).write(batch)
+        except Exception as error:  # rocksdict raises plain ones
+            raise StoreError(
+                f"{self._store.partition_path(partition)} cannot be written: {error}. Nothing is lost: what is missing there is read "
+                "from the changelog after a restart. Make room on the disk, or set DRIFTSTREAM_ENGINE__STATE_FOLDER to another one"
+            ) from error
 
     def forget(self) -> None:
         """Drop what is kept in memory: the partitions may belong to another worker now."""
