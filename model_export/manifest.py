@@ -6,16 +6,18 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 
-from stream.encoder.manifest import MANIFEST, Manifest, sha256
+from stream.encoder.manifest import MANIFEST, Manifest, check_files, read_manifest, sha256
 
-LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "tokenizers")
+CARD = "README.md"
+
+LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "tokenizers", "accelerate", "peft")
 
 
 class OutputError(Exception):
@@ -49,6 +51,29 @@ def replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def amend(output: Path, change: Callable[[Manifest], Manifest], card: str) -> Manifest:
+    """Replace a model folder by one with a changed manifest and more on its card; return the manifest.
+
+    The vectors stay what they are, and so does the version. Readers see the old folder or the new one, never a mixture.
+
+    Args:
+        output: a model folder.
+        change: what to do to its manifest; file hashes are taken afterwards.
+        card: a section in Markdown, headed by `## …`; it replaces one of the same heading.
+    """
+    manifest = read_manifest(output)
+    check_files(output, manifest, list(manifest.files))
+    with replacing(output) as folder:
+        shutil.copytree(output, folder, dirs_exist_ok=True)
+        heading = card.strip().splitlines()[0]
+        before, *sections = (folder / CARD).read_text().split("\n## ")
+        kept = [f"## {section.strip()}" for section in sections if f"## {section}".splitlines()[0] != heading]
+        (folder / CARD).write_text("\n\n".join([before.strip(), *kept, card.strip()]) + "\n")
+        manifest = msgspec.structs.replace(change(manifest), files=hash_files(folder))
+        write_manifest(folder, manifest)
+    return manifest
+
+
 def hash_files(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file in the folder but the manifest, by name."""
     return {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
@@ -61,8 +86,12 @@ def version_of(name: str, files: dict[str, str]) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that an export goes through."""
-    return {library: version(library) for library in LIBRARIES}
+    """Return the versions of the libraries that a training and an export go through, of those that are installed."""
+    installed = {}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            installed[library] = version(library)
+    return installed
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -15,3 +15,9 @@ ACCURACY_FLOOR: dict[Variant, float] = {"fp32": 0.999999, "int8": 0.99, "fp16": 
 # SmoothQuant's migration strength (Xiao et al. 2023, arXiv:2211.10438): how much of an activation's spread over its
 # channels goes into the weights. Of 0.5 to 1, it is where all-MiniLM-L6-v2 loses least.
 SMOOTHING = 0.75
+
+# The least share of the fp32 file's metric on held-out data that a trained model's variant must keep to be published.
+GATES: dict[Variant, float] = {"fp16": 0.999, "int8": 0.995}
+
+# Likewise of the whole model's metric, for one with fewer layers.
+PRUNED_GATE = 0.97

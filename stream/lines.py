@@ -50,7 +50,7 @@ class DataFolder:
         """
         if not folder.is_dir():
             raise LinesError(f"{folder} is not a folder")
-        found = {name: _one_of(folder, name) for name in ("items", "clicks", "searches")}
+        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches")}
         missing = [f"{name}.jsonl" for name in ("items", "clicks") if found[name] is None]
         items, clicks = found["items"], found["clicks"]
         if items is None or clicks is None:
@@ -58,7 +58,12 @@ class DataFolder:
         return cls(items, clicks, found["searches"])
 
 
-def _one_of(folder: Path, name: str) -> Path | None:
+def one_of(folder: Path, name: str) -> Path | None:
+    """Return the file `name.jsonl` or `name.jsonl.gz` of a folder, None where there is neither.
+
+    Raises:
+        LinesError: it has both.
+    """
     present = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.exists()]
     if len(present) > 1:
         raise LinesError(f"{folder} has {present[0].name} and {present[1].name}; remove one")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from stream.encoder.batching import micro_batches
 from stream.encoder.cache import EmbeddingCache
-from stream.encoder.manifest import TOKENIZER, Manifest, ModelFolderError, Variant, check_files, read_manifest
+from stream.encoder.manifest import TOKENIZER, Manifest, ModelFolderError, ModelTask, Variant, check_files, read_manifest
 from stream.encoder.session import Device, DeviceError, choose_device, open_session
 
 __all__ = ["DeviceError", "Encoder", "Manifest", "ModelFolderError", "read_manifest"]
@@ -36,7 +36,8 @@ class Encoder:
 
     `variant="auto"` is int8 on a CPU and fp16 on CUDA. `threads` is the number of threads inside an operator, 0 being
     one for each core. `cache_size` is a number of texts. Raises `ModelFolderError` if the folder is not a whole model
-    folder (hashes are checked), `DeviceError` if `device="cuda"` cannot run.
+    folder of the `task` (hashes are checked), `DeviceError` if `device="cuda"` cannot run. With `task="classification"` the
+    rows of `encode` are a classifier's logits, one for each of `manifest.labels`.
     """
 
     version: str
@@ -53,8 +54,11 @@ class Encoder:
         variant: Literal["auto", "fp32", "int8", "fp16"] = "auto",
         threads: int = 0,
         cache_size: int = 100_000,
+        task: ModelTask = "sentence-embedding",
     ) -> None:
         self.manifest = manifest = read_manifest(folder)
+        if manifest.task != task:
+            raise ModelFolderError(f"the model in {folder} is for {manifest.task}, not for {task}: name another folder")
         where = choose_device(device)
         try:
             self._load(folder, where, variant, threads)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 
 Variant = Literal["fp32", "int8", "fp16"]
+ModelTask = Literal["sentence-embedding", "classification"]
 
 
 class ModelFolderError(Exception):
@@ -37,24 +38,39 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """Cosine similarity to the fp32 file's vectors over held-out sentences."""
+    """Cosine similarity to the fp32 file's outputs over held-out sentences."""
 
     cosine_mean: float
     cosine_min: float
     sentences: int
 
 
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model was trained, and what each variant reached on data that it was not trained on.
+
+    `since` and `until` are the event times, epoch ms, of the first and the last event learned from. `held_out` maps a variant
+    to the gate's metric.
+    """
+
+    since: int | None
+    until: int | None
+    metric: str
+    held_out: dict[Variant, float]
+    options: dict[str, Any]
+    metrics: dict[str, float]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`. `version` is derived from `files`: two folders of one version hold the same bytes.
 
     `variants` maps a variant to its file, `files` every file but the manifest to its sha256, `fused_operators` a file to
-    the number of each fused operator in it.
+    the number of each fused operator in it. `labels` are a classifier's classes, in the order of its logits.
     """
 
     format: Literal[1]
     version: str
     base: str
-    task: Literal["sentence-embedding"]
+    task: ModelTask
     inputs: list[Tensor]
     outputs: list[Tensor]
     dimension: int
@@ -67,6 +83,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     fused_operators: dict[str, dict[str, int]]
     accuracy: dict[Variant, Accuracy]
     parity: list[Parity]
+    labels: list[str] = []
+    training: Training | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
