@@ -52,7 +52,7 @@ def judge(log: Log, start: int, encode: Encode, settings: Settings) -> dict[str,
     pipeline = _Judged(settings, cast(Encoder, encoder), recommender, start)
     states = _States()
     for first in range(0, len(log.events), BATCH):
-        pipeline.process(Batch(list(log.events[first : first + BATCH]), {}), states)
+        pipeline.process(Batch(list(log.events[first : first + BATCH])), states)
     return pipeline.result()
 
 

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 from stream.decode import Event, Reject, decode_click, decode_item, decode_search
 from stream.encoder import Encoder
-from stream.engine.intake import Batch, Partition
+from stream.engine.intake import Batch
 from stream.events import Item
 from stream.lines import DataFolder, read_lines
 from stream.pipeline import Pipeline
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
+from stream.recommend.ranker import learned
 from stream.recommend.recommender import Recommender
 from stream.settings import Settings
 from stream.state import UserState
@@ -88,18 +89,20 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--limit", type=int, default=sys.maxsize)
     parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--model", type=Path, help="model folder")
     parser.add_argument("--encode", action="store_true", help="count encoding too")
     parser.add_argument("--output", type=Path, help="write the recommendations, for score.py")
     options = parser.parse_args()
 
     settings = Settings()
-    encoder = Encoder(settings.model.folder)
+    encoder = Encoder(options.model or settings.model.folder)
     folder = DataFolder.find(options.data)
     catalogue = Catalogue(encoder.dimension)
     items = [item for item in map(decode_item, records(folder.items, "items", "item_id")) if isinstance(item, Item)]
     for item, vector in zip(items, encoder.encode([item_text(item) for item in items]), strict=True):
         catalogue.put(item, vector)
-    pipeline = Pipeline(settings, encoder, Recommender(catalogue, Memory(settings.recommend), settings.recommend))
+    weights = learned(settings.recommend, encoder.manifest.rank)
+    pipeline = Pipeline(settings, encoder, Recommender(catalogue, Memory(weights), weights))
     events = in_order(folder)[: options.limit]
     if not options.encode:
         encoder.encode(sorted({query for event in events if (query := event.behaviour.query)}))
@@ -111,7 +114,7 @@ def main() -> None:
     gc.freeze()  # the events are all in memory only here
     began, began_cpu = time.perf_counter(), time.process_time()
     for at in range(0, len(events), options.batch):
-        work = pipeline.process(Batch(list(events[at : at + options.batch]), {Partition("clicks", 0): at}), states)
+        work = pipeline.process(Batch(list(events[at : at + options.batch])), states)
         if options.output is not None:
             outputs += work.outputs
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
