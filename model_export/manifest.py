@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from stream.encoder.manifest import MANIFEST, Manifest, check_files, read_manifest, sha256
+from stream.learned_drift import DRIFT_FILE
 
 CARD = "README.md"
 
@@ -51,7 +52,14 @@ def replacing(output: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def amend(output: Path, change: Callable[[Manifest], Manifest], card: str) -> Manifest:
+def amend(
+    output: Path,
+    change: Callable[[Manifest], Manifest],
+    card: str,
+    *,
+    add: Callable[[Path], None] = lambda folder: None,
+    check: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
+) -> Manifest:
     """Replace a model folder by one with a changed manifest and more on its card; return the manifest.
 
     The vectors stay what they are, and so does the version. Readers see the old folder or the new one, never a mixture.
@@ -60,17 +68,21 @@ def amend(output: Path, change: Callable[[Manifest], Manifest], card: str) -> Ma
         output: a model folder.
         change: what to do to its manifest; file hashes are taken afterwards.
         card: a section in Markdown, headed by `## …`; it replaces one of the same heading.
+        add: writes further files into the folder.
+        check: looks at the new folder before it is put in place; what it raises leaves the old one.
     """
     manifest = read_manifest(output)
     check_files(output, manifest, list(manifest.files))
     with replacing(output) as folder:
         shutil.copytree(output, folder, dirs_exist_ok=True)
+        add(folder)
         heading = card.strip().splitlines()[0]
         before, *sections = (folder / CARD).read_text().split("\n## ")
         kept = [f"## {section.strip()}" for section in sections if f"## {section}".splitlines()[0] != heading]
         (folder / CARD).write_text("\n\n".join([before.strip(), *kept, card.strip()]) + "\n")
         manifest = msgspec.structs.replace(change(manifest), files=hash_files(folder))
         write_manifest(folder, manifest)
+        check(folder, manifest)
     return manifest
 
 
@@ -80,8 +92,9 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def version_of(name: str, files: dict[str, str]) -> str:
-    """Return the model's version: its name and a digest of the files that decide what it computes."""
-    decisive = {file: digest for file, digest in files.items() if file.endswith(".onnx") or file == "tokenizer.json"}
+    """Return the model's version: its name and a digest of the files that decide what vectors it makes."""
+    names = {file for file in files if file.endswith(".onnx") or file == "tokenizer.json"} - {DRIFT_FILE}
+    decisive = {file: files[file] for file in names}
     return f"{name}-{hashlib.sha256(msgspec.json.encode(decisive, order='sorted')).hexdigest()[:8]}"
 
 

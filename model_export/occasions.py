@@ -20,8 +20,8 @@ from stream.recommend.features import Features, Occasion
 from stream.recommend.memory import Memory
 from stream.recommend.ranker import FEATURES
 from stream.recommend.recommender import Recommender
+from stream.replay.variant import MemoryStates
 from stream.settings import Recommend, Settings
-from stream.state import UserState
 
 BATCH = 256
 CELLS = 8_000_000  # examples times items: 0.2 GB of features
@@ -64,9 +64,9 @@ class Occasions:
             self.catalogue.put(item, vector)
         self._next = _next_clicks(log.events)
         pipeline = _Watched(settings, encoder, Recommender(self.catalogue, Memory(settings.recommend), settings.recommend))
-        states = _States()
+        states = MemoryStates()
         for first in range(0, len(log.events), BATCH):
-            pipeline.process(Batch([*log.events[first : first + BATCH]]), states)
+            pipeline.process(Batch(log.events[first : first + BATCH]), states)
         self._occasions = pipeline.occasions
 
     def examples(self, settings: Recommend) -> Examples:
@@ -111,19 +111,6 @@ def _next_clicks(events: Sequence[Event]) -> list[str | None]:
             found[latest[behaviour.user_id]] = behaviour.item_id
         latest[behaviour.user_id] = place
     return found
-
-
-class _States:
-    """Users' states, in memory."""
-
-    def __init__(self) -> None:
-        self._users: dict[str, UserState] = {}
-
-    def get(self, partition: int, user_id: str) -> UserState | None:
-        return self._users.get(user_id)
-
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        self._users.update(states)
 
 
 class _Watched(Pipeline):

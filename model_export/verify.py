@@ -12,6 +12,7 @@ from model_export.sentences import HELD_OUT
 from model_export.settings import ACCURACY_FLOOR, PARITY_TOLERANCE
 from stream.encoder import Encoder
 from stream.encoder.manifest import Accuracy, Manifest, ModelFolderError, Variant, check_files, read_manifest
+from stream.learned_drift import LearnedDetector
 
 
 class VerificationError(Exception):
@@ -35,6 +36,8 @@ def verify(folder: Path) -> Manifest:
             f"version {manifest.version} was not made from these files: {version_of(name, manifest.files)} was"
         )
     check_computation(folder, manifest, measure_accuracy(folder, manifest))
+    if manifest.drift is not None:
+        check_drift(folder, manifest)
     return manifest
 
 
@@ -100,3 +103,26 @@ def check_independence(folder: Path, manifest: Manifest, variant: Variant) -> No
     for text, vector in zip(HELD_OUT, together, strict=True):
         if not np.array_equal(encoder.encode([text])[0], vector):
             raise VerificationError(f"independence: {variant} gives {text!r} another vector alone than among others")
+
+
+def check_drift(folder: Path, manifest: Manifest) -> None:
+    """Raise `VerificationError` unless the drift detector gives probabilities, the same bit for bit alone and among others."""
+    detector = LearnedDetector(folder, manifest, model=1)
+    sums, counts = drift_examples(manifest)
+    together = detector.probabilities(sums, counts)
+    if not (np.isfinite(together).all() and together.min() >= 0.0 and together.max() <= 1.0 + 1e-6):
+        raise VerificationError("drift: what the detector computes are no probabilities")
+    for row in range(len(sums)):
+        if detector.probabilities(sums[row : row + 1], counts[row : row + 1])[0] != together[row]:
+            raise VerificationError("independence: the drift detector gives a user another probability alone than among others")
+
+
+def drift_examples(manifest: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return seeded sums (n, K, m) and counts (n,) such as a detector meets."""
+    assert manifest.drift is not None
+    part = manifest.drift
+    chance = np.random.default_rng(0)
+    counts = chance.integers(part.warm_up, 200, 100).astype(np.float32)
+    lengths = np.minimum(counts[:, None], np.array(part.half_lives) / np.log(2))
+    sums = chance.normal(scale=0.2, size=(100, len(part.half_lives), part.size)) * lengths[:, :, None]
+    return sums.astype(np.float32), counts

@@ -22,7 +22,7 @@ from stream.engine.credentials import credentials
 from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.poison import Poison
 from stream.engine.recovery import TableManager
-from stream.engine.store import StateStore, StoreError
+from stream.engine.store import ErasingOptions, StateStore, StoreError
 from stream.engine.transport import BatchTransport
 from stream.engine.watchdog import Watchdog
 from stream.interests import describe
@@ -62,7 +62,11 @@ class App(faust.App):
         self.pipeline = pipeline
         self.knowledge = knowledge
         self.intake = Intake(
-            {topics.name("searches"): pipeline.decode_search, topics.name("clicks"): pipeline.decode_click},
+            {
+                topics.name("searches"): pipeline.decode_search,
+                topics.name("clicks"): pipeline.decode_click,
+                topics.name("erasures"): pipeline.decode_erasure,  # last: of the same millisecond, events are erased too
+            },
             wait=engine.order_wait_ms / 1000,
             backlog_wait=engine.backlog_wait_ms / 1000,
             capacity=engine.partition_buffer,
@@ -87,15 +91,16 @@ class App(faust.App):
             broker_heartbeat_interval=max(0.1, settings.broker.session_timeout_ms / 10_000),
             consumer_auto_offset_reset="earliest",
         )
-        for name in ("searches", "clicks"):
+        for name in ("searches", "clicks", "erasures"):
             self.topics.add(self.topic(topics.name(name), key_type=bytes, value_type=bytes))
         self.users = self.Table(
             "users",
             partitions=topics.partitions,
             key_type=bytes,
             value_type=bytes,
-            options={"driver": "rocksdict", "block_cache_size": engine.block_cache_mb * 2**20},
+            options={"driver": "rocksdict"},
         )
+        self.users.data.rocksdb_options = ErasingOptions(block_cache_size=engine.block_cache_mb * 2**20, use_rocksdict=True)
         self.states: StateStore[UserState] = StateStore(self.users.data, pipeline.decode_state, capacity=engine.states_in_memory)
         self.checkpoint = Checkpoint(
             settings.broker.librdkafka(),

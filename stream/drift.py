@@ -16,7 +16,8 @@ score is 1 − 2^(−max(g, κ·h)/alarm): 0.5 where the alarm is raised.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +31,56 @@ PRIOR_WEIGHT = 3.0  # this many times
 STATES: tuple[State, ...] = ("stable", "drifting", "shifted")
 
 
+class DriftState(Protocol):
+    """What a detector keeps of one user. `detector` is 0 for the one of this file, else a hash of a learned one."""
+
+    detector: int
+    state: State
+
+    def level(self, settings: Drift) -> DriftLevel:
+        """Return score and state, as published."""
+        ...
+
+
+class Step(NamedTuple):
+    """A behaviour on its way through a detector.
+
+    Attributes:
+        user: the user's state, which changes.
+        vector: the behaviour's embedding (d,); None for what teaches nothing.
+        item: id and title of the item clicked; None for a search.
+    """
+
+    user: DriftState
+    vector: Vector | None
+    item: tuple[str, str] | None
+
+
+class Detector(Protocol):
+    """Judges users' behaviours: the one of this file, or the one learned with the model (`stream/learned_drift.py`)."""
+
+    identity: int
+
+    def new(self) -> DriftState:
+        """Return the state of a user never seen before."""
+        ...
+
+    def watch(self, steps: Sequence[Step], centre: Vector) -> list[tuple[State, DriftLevel]]:
+        """Take in behaviours in their order; return the state before and the level after each."""
+        ...
+
+    def rebuilt(self, steps: Sequence[Step], centre: Vector) -> DriftState:
+        """Return a new state that knows those behaviours; their own `user` is not used."""
+        ...
+
+
 class DriftDetector:
     """One user's detector. The sums are kept in half precision: that is what is stored, so that a restart changes nothing.
 
     Attributes:
         short, long: Σ 2^(−age/h) · x, shape (d,), float16; μ is taken off when they are compared.
         short_weight, long_weight: the matching Σ 2^(−age/h).
+        detector: 0.
         count: behaviours seen, up to the warm-up.
         absolute: g.
         relative: h.
@@ -46,6 +91,7 @@ class DriftDetector:
     __slots__ = (
         "absolute",
         "count",
+        "detector",
         "long",
         "long_weight",
         "relative",
@@ -61,6 +107,7 @@ class DriftDetector:
         self.long: NDArray[np.float16] = np.zeros(dimension, np.float16)
         self.short_weight = 0.0
         self.long_weight = 0.0
+        self.detector = 0
         self.count = 0
         self.absolute = 0.0
         self.relative = 0.0
@@ -118,6 +165,43 @@ class DriftDetector:
         if self.state == "stable" and excess >= settings.alarm:
             return "drifting"
         return self.state
+
+
+class HandSetDetector:
+    """The detector of this file, with the levels of the settings.
+
+    Args:
+        settings: half-lives in behaviours, reference, forgetting and thresholds.
+        dimension: d.
+    """
+
+    identity = 0
+
+    def __init__(self, settings: Drift, dimension: int) -> None:
+        self._settings = settings
+        self._dimension = dimension
+
+    def new(self) -> DriftDetector:
+        """Return the state of a user never seen before."""
+        return DriftDetector(self._dimension)
+
+    def watch(self, steps: Sequence[Step], centre: Vector) -> list[tuple[State, DriftLevel]]:
+        """Take in behaviours in their order; return the state before and the level after each."""
+        levels: list[tuple[State, DriftLevel]] = []
+        for step in steps:
+            user = step.user
+            assert isinstance(user, DriftDetector)
+            before = user.state
+            if step.vector is not None:
+                user.update(step.vector, centre, self._settings)
+            levels.append((before, user.level(self._settings)))
+        return levels
+
+    def rebuilt(self, steps: Sequence[Step], centre: Vector) -> DriftDetector:
+        """Return the state of a user of those behaviours."""
+        user = self.new()
+        self.watch([step._replace(user=user) for step in steps], centre)
+        return user
 
 
 def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from time import monotonic
 
 import msgspec
 import rocksdict
 
-from stream.decode import Reject, decode_item
+from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
-from stream.engine.store import StoreError
+from stream.engine.store import StoreError, compact
 from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
@@ -32,6 +33,7 @@ log = logging.getLogger("driftstream.knowledge")
 
 SAVE_EVERY = 1.0  # seconds between two writes of what was learned
 PATIENCE = 60.0  # seconds that a broker may stay silent while a topic is read for the first time
+UNLEARN = b"unlearn"  # key of the records that every worker takes off, the one that wrote them too
 POSITIONS = b"\0positions"  # where the topics were read to when the rest was written
 
 
@@ -49,6 +51,7 @@ class Knowledge:
         self.encoder = encoder
         self.catalogue = Catalogue(encoder.dimension)
         self._rejects: list[Output] = []  # not published yet
+        self._judged: dict[int, int] = {}  # by partition: rejects before these offsets are in the dead letters already
         self._begin()
 
     def _begin(self) -> None:
@@ -76,9 +79,9 @@ class Knowledge:
             raise StoreError(
                 f"{folder} cannot be opened: {error}. If it is damaged, move it away: what was learned is read from the topic again"
             ) from error
-        self._judged = self._positions().get("items", {})  # rejects before these offsets are in the dead letters already
+        self._judged = self._positions().get("items", {})
         self._items = Broadcast(client, topics.name("items"))
-        self._catalogue_changes(list(self._items.read_to_end(PATIENCE)))
+        self.put_items(self._items.read_to_end(PATIENCE))
         self._log = Broadcast(client, topics.name("memory"))
         self._load_memory()
         log.info("%d items in the catalogue", len(self.catalogue))
@@ -103,51 +106,12 @@ class Knowledge:
 
     def refresh(self) -> None:
         """Take in what has arrived on both topics."""
-        self._catalogue_changes(list(self._items.poll()))
+        self.put_items(self._items.poll())
         for record in self._log.poll():
             self._merge(record)
 
-    def outputs(self) -> list[Output]:
-        """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
-        delta = self.memory.take_delta()
-        if delta is None:
-            return list(self._rejects)
-        self._in_flight += 1
-        return [*self._rejects, Output(self.settings.topics.name("memory"), self._instance, delta)]
-
-    def published(self) -> None:
-        """Say that what `outputs` returned last is safe."""
-        self._rejects.clear()
-
-    def save(self) -> None:
-        """Write what was learned to disk, together with the offsets that it stands for.
-
-        Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
-        the sum of the topic up to those offsets, and each contribution counts once after a restart.
-        """
-        if self._in_flight or self._rejects or monotonic() - self._saved_at < SAVE_EVERY:
-            return
-        self._saved_at = monotonic()
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in self.memory.export_changes().items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        positions = {"items": self._items.offsets, "memory": self._log.offsets}
-        batch.put(POSITIONS, msgspec.msgpack.encode(positions))
-        self._disk.write(batch)
-
-    def _merge(self, record: BroadcastRecord) -> None:
-        if record.key == self._instance:
-            self._in_flight -= 1
-        elif record.value is not None:
-            try:
-                self.memory.merge(record.value)
-            except ValueError as error:
-                log.warning("%s offset %d is left out: %s", record.topic, record.offset, error)
-
-    def _catalogue_changes(self, records: list[BroadcastRecord]) -> None:
+    def put_items(self, records: Iterable[Record]) -> None:
+        """Bring the catalogue up to date with records of `items`; those of no use go to the dead letters."""
         newest: dict[str, Item | None] = {}
         for record in records:
             found = decode_item(record)
@@ -164,3 +128,48 @@ class Knowledge:
         for item_id, change in newest.items():
             if change is None:
                 self.catalogue.remove(item_id)
+
+    def outputs(self) -> list[Output]:
+        """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
+        outputs, topic = list(self._rejects), self.settings.topics.name("memory")
+        if (delta := self.memory.take_delta()) is not None:
+            self._in_flight += 1
+            outputs.append(Output(topic, self._instance, delta))
+        if (unlearned := self.memory.take_unlearned()) is not None:  # behind what it is taken off from
+            outputs.append(Output(topic, UNLEARN, unlearned))
+        return outputs
+
+    def published(self) -> None:
+        """Say that what `outputs` returned last is safe."""
+        self._rejects.clear()
+
+    def save(self) -> None:
+        """Write what was learned to disk, together with the offsets that it stands for.
+
+        Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
+        the sum of the topic up to those offsets, and each contribution counts once after a restart.
+        """
+        if self._in_flight or self._rejects or monotonic() - self._saved_at < SAVE_EVERY:
+            return
+        self._saved_at = monotonic()
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        changes = self.memory.export_changes()
+        for key, value in changes.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        positions = {"items": self._items.offsets, "memory": self._log.offsets}
+        batch.put(POSITIONS, msgspec.msgpack.encode(positions))
+        self._disk.write(batch)
+        if None in changes.values():
+            compact(self._disk)  # a key is the text of a query, and a database of queries is small
+
+    def _merge(self, record: BroadcastRecord) -> None:
+        if record.key == self._instance:
+            self._in_flight -= 1
+        elif record.value is not None:
+            try:
+                self.memory.merge(record.value)
+            except ValueError as error:
+                log.warning("%s offset %d is left out: %s", record.topic, record.offset, error)

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stream.decode import Event, Reject, decode_click, decode_search
+from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
+from stream.drift import Detector, HandSetDetector, Step
 from stream.encoder import Encoder
-from stream.engine.checkpoint import Work
+from stream.engine.checkpoint import Output, Work
 from stream.engine.intake import Batch
 from stream.events import Click, DriftLevel, RecommendedItem, State
+from stream.learned_drift import LearnedDetector
 from stream.profile import Vector
-from stream.publish import dead_letter, drift_change, recommendation
+from stream.publish import dead_letter, drift_change, erasure, recommendation
 from stream.recommend.features import Occasion
 from stream.recommend.recommender import Recommender
 from stream.settings import Settings
@@ -35,8 +37,8 @@ class States(Protocol):
         """Return a user's state, None for one never seen."""
         ...
 
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        """Keep the states that a batch has changed."""
+    def keep(self, partition: int, states: dict[str, UserState | None]) -> None:
+        """Keep the states that a batch has changed; None for users who were erased."""
         ...
 
 
@@ -62,15 +64,20 @@ class Pipeline:
 
     decode_search = staticmethod(decode_search)
     decode_click = staticmethod(decode_click)
+    decode_erasure = staticmethod(decode_erasure)
     decode_state = staticmethod(decode)
 
-    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender, detector: Detector | None = None) -> None:
+        """Take the parts; without a `detector`, it is the one in the model folder, or else the one set by hand."""
         self.settings = settings
         self.encoder = encoder
         self.recommender = recommender
         self.catalogue = recommender.catalogue
         self.model = encoder.version
         self._model_hash = model_hash(encoder.version)
+        if detector is None and encoder.manifest.drift is not None:
+            detector = LearnedDetector(encoder.folder, encoder.manifest, self._model_hash)
+        self.detector = detector or HandSetDetector(settings.drift, encoder.dimension)
 
     def process(self, batch: Batch, states: States) -> Work:
         """Answer a batch of events in their order, and keep the users' new states in `states`."""
@@ -82,20 +89,26 @@ class Pipeline:
         return self.publish(turns, answers, states, work)
 
     def window(self, batch: Batch, states: States, work: _Changes) -> list[Turn]:
-        """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing."""
+        """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing.
+
+        An erasure takes the user's state away. Events after it begin a new user.
+        """
         size, span = self.settings.window.size, int(self.settings.window.days * 86_400_000)
         turns = []
         for entry in batch.entries:
             if isinstance(entry, Reject):
                 continue
-            behaviour, partition = entry.behaviour, entry.record.partition
-            users = work.users.setdefault(partition, {})
-            user = users.get(behaviour.user_id)
-            if user is None:
-                user = states.get(partition, behaviour.user_id) or self._stranger()
-                users[behaviour.user_id] = user
+            users, partition = work.users.setdefault(entry.record.partition, {}), entry.record.partition
+            user_id = entry.user_id if isinstance(entry, Erasure) else entry.behaviour.user_id
+            user = users[user_id] if user_id in users else states.get(partition, user_id)
+            if isinstance(entry, Erasure):
+                users[user_id] = None
+                self._unlearn(user)
+                continue
+            user = users[user_id] = user or self._stranger()
+            behaviour = entry.behaviour
             query, previous = _context(entry, user.window.behaviours, self.settings.recommend.previous_clicks)
-            admission = user.window.admit(remembered(entry.time, behaviour), size, span)
+            admission = user.window.admit(remembered(entry.time, behaviour, query), size, span)
             turns.append(Turn(entry, user, admission, query, previous))
         if self.settings.recommend.emit == "latest-per-user":
             newest = {id(turn.user): turn for turn in turns}
@@ -105,7 +118,8 @@ class Pipeline:
 
     def embed(self, turns: Sequence[Turn]) -> None:
         """Encode what was typed; clicked items have their vectors in the catalogue. Profiles of another model are made anew."""
-        outdated = {id(t.user): t.user for t in turns if t.user.model != self._model_hash}
+        current = self._model_hash, self.detector.identity
+        outdated = {id(t.user): t.user for t in turns if (t.user.model, t.user.drift.detector) != current}
         queries = {turn.query for turn in turns if turn.query}
         for user in outdated.values():
             queries.update(b.subject for b in user.window.behaviours if b.kind == SEARCH)
@@ -123,18 +137,20 @@ class Pipeline:
 
     def drift(self, turns: Sequence[Turn]) -> None:
         """Update profile and drift, event by event."""
-        settings, centre = self.settings, self.catalogue.centre
-        scales = settings.profile.half_lives_ms
+        settings = self.settings.profile
+        steps = []
         for turn in turns:
-            user = turn.user
-            turn.before = user.drift.state
-            if turn.admission is Admission.NEW and turn.vector is not None:
-                is_click = isinstance(turn.event.behaviour, Click)
-                weight = settings.profile.click_weight if is_click else settings.profile.search_weight
-                user.profile.add(turn.event.time, turn.vector, weight, scales)
-                user.drift.update(turn.vector, centre, settings.drift)
+            user, behaviour = turn.user, turn.event.behaviour
+            item = self._item(behaviour.item_id) if isinstance(behaviour, Click) else None
+            new = turn.admission is Admission.NEW and turn.vector is not None
+            if new and turn.vector is not None:
+                weight = settings.search_weight if item is None else settings.click_weight
+                user.profile.add(turn.event.time, turn.vector, weight, settings.half_lives_ms)
             turn.profile = user.profile.means()
-            turn.drift = user.drift.level(settings.drift)
+            steps.append(Step(user.drift, turn.vector if new else None, item))
+        levels = self.detector.watch(steps, self.catalogue.centre)
+        for turn, (before, level) in zip(turns, levels, strict=True):
+            turn.before, turn.drift = before, level
 
     def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
         """Choose items for every event that is to be answered."""
@@ -145,8 +161,16 @@ class Pipeline:
     ) -> Work:
         """Put together what goes out, and the states that it rests on."""
         topics = self.settings.topics
-        outputs = [dead_letter(topics, entry) for entry in work.batch.entries if isinstance(entry, Reject)]
-        for turn, items in zip(turns, answers, strict=True):
+        outputs: list[Output] = []
+        answered = zip(turns, answers, strict=True)
+        for entry in work.batch.entries:
+            if isinstance(entry, Reject):
+                outputs.append(dead_letter(topics, entry))
+                continue
+            if isinstance(entry, Erasure):
+                outputs += erasure(topics, entry)
+                continue
+            turn, items = next(answered)
             assert turn.drift is not None
             if items is not None:
                 outputs.append(recommendation(topics, turn.event, items, turn.drift, self.model))
@@ -154,19 +178,39 @@ class Pipeline:
                 outputs.append(drift_change(topics, turn.event, turn.before, turn.drift, self.model))
         for partition, users in work.users.items():
             states.keep(partition, users)
-        encoded = {p: {u.encode(): s.encode() for u, s in users.items()} for p, users in work.users.items()}
+        encoded = {
+            p: {u.encode(): None if s is None else s.encode() for u, s in users.items()} for p, users in work.users.items()
+        }
         return Work(work.batch.offsets, outputs, encoded)
 
     def _stranger(self) -> UserState:
-        return UserState.new(self._model_hash, len(self.settings.profile.half_lives_ms), self.encoder.dimension)
+        scales = len(self.settings.profile.half_lives_ms)
+        return UserState.new(self._model_hash, scales, self.encoder.dimension, self.detector.new())
+
+    def _unlearn(self, user: UserState | None) -> None:
+        """Let the memory forget what this user typed, as far as the window still knows it. Who has typed it, it never knew."""
+        for behaviour in user.window.behaviours if user else ():
+            if behaviour.query is not None:
+                self.recommender.memory.unlearn(behaviour.time, behaviour.subject, behaviour.query)
 
     def _rebuild(self, user: UserState, turns: Sequence[Turn], queries: dict[str, Vector]) -> None:
-        """Make a profile anew from the window as it was before this batch."""
+        """Make what another model or detector left anew, from the window as it was before this batch."""
         fresh = {
             remembered(t.event.time, t.event.behaviour).event for t in turns if t.user is user and t.admission is Admission.NEW
         }
-        vectors = [None if b.event in fresh else self._vector(b, queries) for b in user.window.behaviours]
-        user.rebuild(self._model_hash, vectors, self.catalogue.centre, self.settings.profile, self.settings.drift)
+        known = [b for b in user.window.behaviours if b.event not in fresh]
+        vectors = [self._vector(b, queries) for b in known]
+        if user.model != self._model_hash:
+            user.rebuild(self._model_hash, known, vectors, self.encoder.dimension, self.settings.profile)
+        steps = [
+            Step(user.drift, vector, self._item(b.subject) if b.kind == CLICK else None)
+            for b, vector in zip(known, vectors, strict=True)
+            if vector is not None
+        ]
+        user.drift = self.detector.rebuilt(steps, self.catalogue.centre)
+
+    def _item(self, item_id: str) -> tuple[str, str]:
+        return item_id, self.catalogue.title(item_id) or ""
 
     def _vector(self, behaviour: Behaviour, queries: dict[str, Vector]) -> Vector | None:
         if behaviour.kind == CLICK:
@@ -176,10 +220,10 @@ class Pipeline:
 
 @dataclass
 class _Changes:
-    """The users that a batch touches, by partition."""
+    """The users that a batch touches, by partition; None for those whom it erases."""
 
     batch: Batch
-    users: dict[int, dict[str, UserState]] = field(default_factory=dict)
+    users: dict[int, dict[str, UserState | None]] = field(default_factory=dict)
 
 
 def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[str | None, list[str]]:

@@ -8,8 +8,10 @@ Docker and Kubernetes mount them: in the folder that `DRIFTSTREAM_SECRETS` names
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -47,6 +49,7 @@ class Topics(Group):
     searches: str = "searches"
     clicks: str = "clicks"
     items: str = "items"
+    erasures: str = "erasures"
     recommendations: str = "recommendations"
     drift: str = "drift"
     dead_letters: str = "dead-letters"
@@ -190,8 +193,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, secrets, TomlConfigSettingsSource(settings_cls, toml_file=path)
 
 
-def read_settings() -> Settings:
+def read_settings(changes: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """Read the settings from the environment and the file.
+
+    Args:
+        changes: settings by group, as in a file; they win over both.
 
     Raises:
         SettingsError: naming each setting at fault as it is spelt in the environment and in the file.
@@ -204,7 +210,7 @@ def read_settings() -> Settings:
     if "DRIFTSTREAM_CONFIG" in os.environ and not path.is_file():
         raise SettingsError(f"DRIFTSTREAM_CONFIG names {path}, which is not a file")
     try:
-        return Settings()
+        return Settings(**changes)
     except ValidationError as error:
         faults = []
         for fault in error.errors():

@@ -1,7 +1,8 @@
 """What is kept of a user, and its binary form.
 
-Layout, little-endian: a version byte, the header, S (K·d float32), short and long (d float16 each), the window. Vectors of two models
-never mix: the header names the model, and the vectors of another are not read.
+Layout, little-endian: a version byte, the header, the drift detector's numbers, W (K float64), S (K·d float32), the detector's
+sums, the window. The version says which detector: 1 the one set by hand, whose sums are short and long (d float16 each); 2 a learned
+one, whose sums are k·m float32. Vectors of two models never mix: the header names the model, and the vectors of another are not read.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from hashlib import blake2b
 
 import numpy as np
 
-from stream.drift import STATES, DriftDetector
+from stream.drift import STATES, DriftDetector, DriftState
+from stream.learned_drift import LearnedDrift
 from stream.profile import Profile, Vector
-from stream.settings import Drift
 from stream.settings import Profile as ProfileSettings
-from stream.window import CLICK, Window, unpack
+from stream.window import CLICK, Behaviour, Window, unpack
 
-VERSION = 1
-_HEADER = struct.Struct("<BQBHHqQqddddddBB")
+HAND_SET, LEARNED = 1, 2  # versions of the binary form
+_HEADER = struct.Struct("<BQBHHqQq")
+_HAND_SET = struct.Struct("<ddddddBB")
+_LEARNED = struct.Struct("<QBHHddB")
 
 
 class StateError(ValueError):
@@ -31,75 +34,48 @@ class UserState:
 
     __slots__ = ("drift", "model", "profile", "window")
 
-    def __init__(self, window: Window, profile: Profile, drift: DriftDetector, model: int) -> None:
+    def __init__(self, window: Window, profile: Profile, drift: DriftState, model: int) -> None:
         self.window = window
         self.profile = profile
         self.drift = drift
         self.model = model
 
     @classmethod
-    def new(cls, model: int, scales: int, dimension: int) -> UserState:
+    def new(cls, model: int, scales: int, dimension: int, drift: DriftState) -> UserState:
         """Return the state of a user never seen before."""
-        return cls(Window(), Profile.empty(scales, dimension), DriftDetector(dimension), model)
+        return cls(Window(), Profile.empty(scales, dimension), drift, model)
 
     def rebuild(
         self,
         model: int,
+        behaviours: Sequence[Behaviour],
         vectors: Sequence[Vector | None],
-        centre: Vector,
-        profile_settings: ProfileSettings,
-        drift_settings: Drift,
+        dimension: int,
+        settings: ProfileSettings,
     ) -> None:
-        """Make the profile anew from the window, with another model's vectors.
+        """Make the profile anew, with another model's vectors. The drift detector makes its own part anew.
 
         Args:
             model: hash of the model.
-            vectors: of each behaviour of the window, shape (d,); None for one that has none.
-            centre: the catalogue's mean vector, (d,).
-            profile_settings: as for new behaviours.
-            drift_settings: likewise.
+            behaviours: of the window.
+            vectors: of each of them, shape (d,); None for one that has none.
+            dimension: d.
+            settings: as for new behaviours.
         """
-        scales = profile_settings.half_lives_ms
+        scales = settings.half_lives_ms
         self.model = model
-        self.profile = Profile.empty(len(scales), len(centre))
-        self.drift = DriftDetector(len(centre))
-        for behaviour, vector in zip(self.window.behaviours, vectors, strict=True):
+        self.profile = Profile.empty(len(scales), dimension)
+        for behaviour, vector in zip(behaviours, vectors, strict=True):
             if vector is not None:
-                weight = profile_settings.click_weight if behaviour.kind == CLICK else profile_settings.search_weight
+                weight = settings.click_weight if behaviour.kind == CLICK else settings.search_weight
                 self.profile.add(behaviour.time, vector, weight, scales)
-                self.drift.update(vector, centre, drift_settings)
 
     def encode(self) -> bytes:
         """Return the binary form."""
-        profile, drift, window = self.profile, self.drift, self.window
-        scales, dimension = profile.sums.shape
-        header = _HEADER.pack(
-            VERSION,
-            self.model,
-            scales,
-            dimension,
-            len(window.behaviours),
-            *window.floor,
-            profile.time,
-            drift.short_weight,
-            drift.long_weight,
-            drift.absolute,
-            drift.relative,
-            drift.usual,
-            drift.usual_weight,
-            min(drift.count, 255),
-            STATES.index(drift.state),
-        )
-        return b"".join(
-            [
-                header,
-                profile.weights.tobytes(),
-                profile.sums.tobytes(),
-                drift.short.tobytes(),
-                drift.long.tobytes(),
-                window.pack(),
-            ]
-        )
+        profile, window = self.profile, self.window
+        version, numbers, drift_sums = _encode_drift(self.drift)
+        header = _HEADER.pack(version, self.model, *profile.sums.shape, len(window.behaviours), *window.floor, profile.time)
+        return b"".join([header, numbers, profile.weights.tobytes(), profile.sums.tobytes(), drift_sums, window.pack()])
 
 
 def decode(data: bytes) -> UserState:
@@ -108,28 +84,62 @@ def decode(data: bytes) -> UserState:
     Raises:
         StateError: the bytes are cut short, of another version, or no state at all.
     """
-    if not data or data[0] != VERSION:
+    if not data or data[0] not in (HAND_SET, LEARNED):
         found = f"version {data[0]}" if data else "nothing"
-        raise StateError(f"a state of version {VERSION} was expected, not {found}; {_ADVICE}")
+        raise StateError(f"a state of version {HAND_SET} or {LEARNED} was expected, not {found}; {_ADVICE}")
     try:
-        header = _HEADER.unpack_from(data)
-        _, model, scales, dimension, count, floor, floor_event, time, *sums_of_drift, seen, state = header
-        at = _HEADER.size
+        version, model, scales, dimension, count, floor, floor_event, time = _HEADER.unpack_from(data)
+        drift, at = _decode_drift(version, data, dimension)
         weights = np.frombuffer(data, np.float64, scales, at).copy()
         at += weights.nbytes
         sums = np.frombuffer(data, np.float32, scales * dimension, at).reshape(scales, dimension).copy()
         at += sums.nbytes
-        drift = DriftDetector(dimension)
-        drift.short = np.frombuffer(data, np.float16, dimension, at).copy()
-        drift.long = np.frombuffer(data, np.float16, dimension, at + drift.short.nbytes).copy()
-        at += 2 * drift.short.nbytes
-        drift.short_weight, drift.long_weight, drift.absolute, drift.relative, drift.usual, drift.usual_weight = sums_of_drift
-        drift.count = seen
-        drift.state = STATES[state]
+        if isinstance(drift, DriftDetector):
+            drift.short = np.frombuffer(data, np.float16, dimension, at).copy()
+            drift.long = np.frombuffer(data, np.float16, dimension, at + drift.short.nbytes).copy()
+            at += 2 * drift.short.nbytes
+        else:
+            drift.sums = np.frombuffer(data, np.float32, drift.sums.size, at).reshape(drift.sums.shape).copy()
+            at += drift.sums.nbytes
         window = Window(unpack(data[at:], count), (floor, floor_event))
     except (struct.error, ValueError, IndexError) as error:
         raise StateError(f"not a user's state ({error}); {_ADVICE}") from error
     return UserState(window, Profile(time, sums, weights), drift, model)
+
+
+def _encode_drift(drift: DriftState) -> tuple[int, bytes, bytes]:
+    """Return the version, the numbers and the sums."""
+    state = STATES.index(drift.state)
+    if isinstance(drift, LearnedDrift):
+        numbers = _LEARNED.pack(drift.detector, *drift.sums.shape, drift.count, drift.smoothed, drift.score, state)
+        return LEARNED, numbers, drift.sums.tobytes()
+    assert isinstance(drift, DriftDetector)
+    numbers = _HAND_SET.pack(
+        drift.short_weight,
+        drift.long_weight,
+        drift.absolute,
+        drift.relative,
+        drift.usual,
+        drift.usual_weight,
+        min(drift.count, 255),
+        state,
+    )
+    return HAND_SET, numbers, drift.short.tobytes() + drift.long.tobytes()
+
+
+def _decode_drift(version: int, data: bytes, dimension: int) -> tuple[DriftDetector | LearnedDrift, int]:
+    """Return the detector without its sums, and where its numbers end."""
+    at = _HEADER.size
+    if version == LEARNED:
+        detector, scales, size, count, smoothed, score, state = _LEARNED.unpack_from(data, at)
+        learned = LearnedDrift(detector, scales, size)
+        learned.count, learned.smoothed, learned.score, learned.state = count, smoothed, score, STATES[state]
+        return learned, at + _LEARNED.size
+    drift = DriftDetector(dimension)
+    *sums, drift.count, state = _HAND_SET.unpack_from(data, at)
+    drift.short_weight, drift.long_weight, drift.absolute, drift.relative, drift.usual, drift.usual_weight = sums
+    drift.state = STATES[state]
+    return drift, at + _HAND_SET.size
 
 
 _ADVICE = "remove the state folder, and it is restored from the changelog; if the changelog is at fault, name another group"

@@ -4,9 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from broker import BrokerUnavailableError, KafkaBroker
 from security import Security
+
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "default"
+
+# How fast a machine is at the moment says nothing about the code.
+hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +28,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_kafka() -> Callable[..., KafkaBroker]:
     """Makes a real Kafka in a folder, to be started."""
 
-    def make(folder: Path, security: Security | None = None) -> KafkaBroker:
+    def make(folder: Path, security: Security | None = None, properties: str = "") -> KafkaBroker:
         try:
-            return KafkaBroker(folder, security=security)
+            return KafkaBroker(folder, security=security, properties=properties)
         except BrokerUnavailableError as error:
             if os.environ.get("CI"):
                 pytest.fail(f"CI must have a real Kafka: {error}")
@@ -48,3 +55,10 @@ def own_kafka(new_kafka: Callable[..., KafkaBroker], tmp_path_factory: pytest.Te
     """A real Kafka that a test may fill, kill, pause and restart."""
     with new_kafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    """The exported model that workers serve; `make test` makes it first."""
+    assert (DEFAULT_MODEL / "manifest.json").is_file(), f"no model in {DEFAULT_MODEL}; run `make test`, which exports it"
+    return DEFAULT_MODEL

@@ -56,6 +56,7 @@ class Encoder:
         cache_size: int = 100_000,
         task: ModelTask = "sentence-embedding",
     ) -> None:
+        self.folder = folder
         self.manifest = manifest = read_manifest(folder)
         if manifest.task != task:
             raise ModelFolderError(f"the model in {folder} is for {manifest.task}, not for {task}: name another folder")

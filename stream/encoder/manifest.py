@@ -74,6 +74,26 @@ class RankWeights(msgspec.Struct, frozen=True, kw_only=True):
     neighbour_sharpness: float
 
 
+class DriftPart(msgspec.Struct, frozen=True, kw_only=True):
+    """The learned drift detector, `drift.onnx` and `drift.npz`: stream/learned_drift.py has the formula.
+
+    `half_lives` and `warm_up` are counted in behaviours; `size` is the dimension of its own vectors. `alarm` is the smoothed
+    probability at which an alarm is raised, `shifted` and `calm` are scores. `false_alarm_every` is how many behaviours of users
+    not learned from came to one alarm at these thresholds, and `metrics` what else was measured on them.
+    """
+
+    half_lives: list[float]
+    size: int
+    warm_up: int
+    smoothing: float
+    alarm: float
+    shifted: float
+    calm: float
+    false_alarm_every: float
+    metrics: dict[str, float]
+    options: dict[str, Any]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`. `version` is derived from `files`: two folders of one version hold the same bytes.
 
@@ -101,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str] = []
     training: Training | None = None
     rank: RankWeights | None = None
+    drift: DriftPart | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:

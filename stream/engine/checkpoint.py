@@ -33,11 +33,11 @@ class Output(NamedTuple):
 
 @dataclass
 class Work:
-    """What one batch leads to: the offsets that it consumed, what to publish, and the users' new states, encoded."""
+    """What one batch leads to: the offsets that it consumed, what to publish, and the users' new states, encoded; None erases."""
 
     offsets: dict[Partition, int]
     outputs: list[Output] = field(default_factory=list)
-    states: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    states: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)
 
 
 class Membership(NamedTuple):
@@ -101,7 +101,7 @@ class Checkpoint:
         guarantee: Guarantee,
         transactional_id: str,
         changelog: str,
-        persist: Callable[[int, Mapping[bytes, bytes], int], None],
+        persist: Callable[[int, Mapping[bytes, bytes | None], int], None],
         commit_offsets: Callable[[Mapping[Partition, int], Membership], Awaitable[bool]],
         timeout: float = 60.0,
     ) -> None:

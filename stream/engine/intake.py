@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
-from stream.decode import Event, Record, Reject
+from stream.decode import Entry, Record, Reject
 
-Decode = Callable[[Record], Event | Reject]
+Decode = Callable[[Record], Entry]
 
 FULL_BYTES = 16 * 2**20  # that a partition may hold, however few records that is
 
@@ -30,9 +30,9 @@ class Partition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Events and rejects in event-time order. It may be cut anywhere: its parts, one after the other, lead to the same."""
+    """Events, erasures and rejects in event-time order. It may be cut anywhere: its parts, one after the other, lead to the same."""
 
-    entries: list[Event | Reject]
+    entries: Sequence[Entry]
 
     @property
     def offsets(self) -> dict[Partition, int]:
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 class _Queue:
     rank: int
     decode: Decode
-    entries: deque[Event | Reject] = field(default_factory=deque)
+    entries: deque[Entry] = field(default_factory=deque)
     empty_since: float = field(default_factory=monotonic)
     idle: bool = False
     time: int = 0  # of the newest head: what a reject, which has none, is ordered by
@@ -140,7 +140,7 @@ class Intake:
         self._finished.set()
 
     def _merge(self, limit: int) -> Batch:
-        entries: list[Event | Reject] = []
+        entries: list[Entry] = []
         waiting = not self._open or self._must_wait()
         while self._heads and len(entries) < limit and not waiting:
             *_, partition = heapq.heappop(self._heads)
@@ -157,7 +157,7 @@ class Intake:
 
     def _push_head(self, partition: Partition, queue: _Queue) -> None:
         head = queue.entries[0]
-        if isinstance(head, Event):
+        if not isinstance(head, Reject):
             queue.time = head.time
         heapq.heappush(self._heads, (queue.time, queue.rank, partition.partition, head.record.offset, partition))
 

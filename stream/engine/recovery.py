@@ -182,12 +182,14 @@ def _trusted_offset(tp: TP, store: Store, end: int) -> int:
 
 def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP, int]) -> None:
     batches: dict[TP, rocksdict.WriteBatch] = defaultdict(lambda: rocksdict.WriteBatch(raw_mode=True))
+    erased: set[TP] = set()
     for message in messages:
         tp = TP(message.topic(), message.partition())
         error = message.error()
         if error is None:
             if message.value() is None:
                 batches[tp].delete(message.key())
+                erased.add(tp)
             else:
                 batches[tp].put(message.key(), message.value())
             reached[tp] = message.offset()
@@ -198,4 +200,7 @@ def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP
             batches[tp]
     for tp, batch in batches.items():
         batch.put(Store.offset_key, str(reached[tp]).encode())
-        stores[tp]._db_for_partition(tp.partition).write(batch)
+        database = stores[tp]._db_for_partition(tp.partition)
+        database.write(batch)
+        if tp in erased:
+            database.flush()  # see `erasing` in engine/store.py

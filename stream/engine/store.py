@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import rocksdict
-from faust.stores.rocksdb import Store
+from faust.stores.rocksdb import RocksDBOptions, Store
 
 from stream.engine.folder import ADVICE
 
@@ -20,6 +20,32 @@ S = TypeVar("S")
 
 class StoreError(Exception):
     """The state folder cannot be read or written; the message says what to do."""
+
+
+def erasing(options: rocksdict.Options) -> rocksdict.Options:
+    """Let RocksDB compact every file with a deletion in it at once, so that what was deleted is gone from the disk.
+
+    By itself it keeps the old bytes until enough has been written over them, which may be never. Add a `flush` after deleting: a
+    deletion comes into a file, and out of the write-ahead log, only then. What may be left is the key alone: of a deletion in a file
+    that overlaps with no other, until `compact`; and in the MANIFEST, where a file begins or ends with it, until the next start.
+    """
+    options.add_compact_on_deletion_collector_factory(128, 1, 0.0)  # one deletion among 128 entries is enough
+    return options
+
+
+def compact(database: rocksdict.Rdict) -> None:
+    """Write a whole database anew, without anything that was deleted. Meant for small ones."""
+    options = rocksdict.CompactOptions()
+    options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+    database.compact_range(None, None, options)
+
+
+class ErasingOptions(RocksDBOptions):
+    """Faust's way to open a table's databases, with `erasing`."""
+
+    def as_options(self) -> rocksdict.Options:
+        """Return RocksDB's options."""
+        return erasing(super().as_options())
 
 
 class StateStore(Generic[S]):
@@ -55,15 +81,18 @@ class StateStore(Generic[S]):
             path = self._store.partition_path(partition)
             raise StoreError(f"a user's state in {path} cannot be read: {error}. If it is damaged: {ADVICE}") from error
 
-    def keep(self, partition: int, states: Mapping[str, S]) -> None:
-        """Keep states decoded for the next batch; the least recently kept make room."""
+    def keep(self, partition: int, states: Mapping[str, S | None]) -> None:
+        """Keep states decoded for the next batch, None for one that is to be erased; the least recently kept make room."""
         for user_id, state in states.items():
+            if state is None:
+                self._states.pop((partition, user_id), None)
+                continue
             self._states[partition, user_id] = state
             self._states.move_to_end((partition, user_id))
         while len(self._states) > self._capacity:
             self._states.popitem(last=False)
 
-    def write(self, partition: int, states: Mapping[bytes, bytes], changelog_offset: int) -> None:
+    def write(self, partition: int, states: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
         """Write encoded states and the offset of the last changelog record among them, atomically.
 
         Raises:
@@ -71,10 +100,16 @@ class StateStore(Generic[S]):
         """
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, value in states.items():
-            batch.put(key, value)
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
         batch.put(Store.offset_key, str(changelog_offset).encode())
         try:
-            self._store._db_for_partition(partition).write(batch)
+            database = self._store._db_for_partition(partition)
+            database.write(batch)
+            if None in states.values():
+                database.flush()
         except Exception as error:  # rocksdict raises plain ones
             raise StoreError(
                 f"{self._store.partition_path(partition)} cannot be written: {error}. Nothing is lost: what is missing there is read "

@@ -18,6 +18,8 @@ from stream.settings import Recommend
 
 DAY = 86_400_000
 FORMAT = 1
+UNLEARNED = 2  # the format of what is to be taken off again
+TRACE = 1e-9  # of a click: what is left of its sum after it was taken off and is less than this is rounding
 POPULAR, QUERY, FOLLOWED = "p", "q", "f"  # the first character of a key: of an item, of a query, of an item
 
 
@@ -63,6 +65,7 @@ class Memory:
         }
         self._clicks: dict[str, dict[str, Clicks]] = {POPULAR: {}, QUERY: {}, FOLLOWED: {}}
         self._delta: dict[str, Sums] = {}
+        self._unlearned: dict[str, Sums] = {}
         self._changed: dict[str, set[str]] = {POPULAR: set(), QUERY: set(), FOLLOWED: set()}
         self.queries = KnownQueries(settings.neighbours, settings.neighbour_sharpness)
         self.item_ids: list[str] = []
@@ -84,18 +87,17 @@ class Memory:
             self._learn(FOLLOWED, dict.fromkeys(previous), time, item_id)
 
     def _learn(self, kind: str, names: Iterable[str], time: int, item_id: str) -> None:
-        age = time / self._half_lives[kind]
-        period = math.floor(age / PERIOD)
-        mass = 2.0 ** (age - PERIOD * period)
+        period, mass = self._mass(kind, time)
         number = self._number(item_id)
         for name in names:
             self._add(kind, name, period, ((number, mass),))
-            key = kind + name
-            fresh = self._delta.get(key)
-            if fresh is None:
-                self._delta[key] = Sums(period, {item_id: mass})
-            else:
-                _add_to(fresh, period, item_id, mass)
+            _add_to(self._delta, kind + name, period, item_id, mass)
+
+    def _mass(self, kind: str, time: int) -> tuple[int, float]:
+        """Return what a click counts: the period of its time, and 2^(age in half-lives) since the period's beginning."""
+        age = time / self._half_lives[kind]
+        period = math.floor(age / PERIOD)
+        return period, 2.0 ** (age - PERIOD * period)
 
     def _number(self, item_id: str) -> int:
         number = self._numbers.get(item_id)
@@ -103,6 +105,23 @@ class Memory:
             number = self._numbers[item_id] = len(self.item_ids)
             self.item_ids.append(item_id)
         return number
+
+    def unlearn(self, time: int, item_id: str, query: str) -> None:
+        """Forget that a click was made after `query`, which may be personal: the next `take_unlearned` has it.
+
+        Nothing changes here yet: the memory forgets with the record that the topic holds, as those of all workers do. What it is
+        taken off from is on the topic before it, whichever worker has put it there.
+        """
+        if name := normalise(query):
+            period, mass = self._mass(QUERY, time)
+            _add_to(self._unlearned, QUERY + name, period, item_id, mass)
+
+    def take_unlearned(self) -> bytes | None:
+        """Return what `unlearn` was told since the last call, for `merge` of every worker; None where there was nothing."""
+        if not self._unlearned:
+            return None
+        sums, self._unlearned = self._unlearned, {}
+        return msgspec.msgpack.encode(Delta(UNLEARNED, self._half_lives, sums))
 
     def take_delta(self) -> bytes | None:
         """Return what `learn` added since the last call, for `merge` of another worker; None where it added nothing."""
@@ -112,9 +131,10 @@ class Memory:
         return msgspec.msgpack.encode(Delta(FORMAT, self._half_lives, delta))
 
     def merge(self, delta: bytes) -> None:
-        """Add what another worker learned. In whatever order deltas come, the sums are the same up to rounding.
+        """Add what another worker learned, or take off what is to be forgotten.
 
-        A delta counts as often as it is merged: leaving out repeats, and this worker's own, is up to the caller.
+        In whatever order deltas come, the sums are the same up to rounding; but what is taken off has to come after what it is taken
+        off from. A delta counts as often as it is merged: leaving out repeats, and this worker's own, is up to the caller.
 
         Raises:
             ValueError: if it is no delta, or one of other half-lives.
@@ -123,12 +143,16 @@ class Memory:
             decoded = msgspec.msgpack.decode(delta, type=Delta)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a delta of the memory: {error}") from error
-        self._check(decoded.version, decoded.half_lives, self._half_lives)
+        forget = decoded.version == UNLEARNED
+        self._check(FORMAT if forget else decoded.version, decoded.half_lives, self._half_lives)
         for key in decoded.sums:
             if key[:1] not in self._clicks:
                 raise ValueError(f"not a delta of the memory: key {key!r}")
         for key, sums in decoded.sums.items():
-            self._merge(key, sums)
+            if forget:
+                self._take_off(key, sums)
+            else:
+                self._merge(key, sums)
 
     def export_changes(self) -> dict[bytes, bytes | None]:
         """Return every key that changed since the last call: its value for `load`, or None where it was dropped."""
@@ -229,6 +253,27 @@ class Memory:
         if len(known) > self._settings.memory_keys:
             self._forget(kind)
 
+    def _take_off(self, key: str, gone: Sums) -> None:
+        """Subtract what was added before. A key of which nothing remains goes, and its text with it."""
+        kind, name = key[0], key[1:]
+        known = self._clicks[kind]
+        clicks = known.get(name)
+        if clicks is None:
+            return
+        left = dict(clicks)
+        down = min(PERIOD * (gone.period - clicks.period), 1000)
+        for item, mass in gone.masses.items():
+            number, mass = self._number(item), math.ldexp(mass, down)
+            rest = left.pop(number, 0.0) - mass
+            if rest > TRACE * mass:
+                left[number] = rest
+        clicks.replace(left.items())
+        self._changed[kind].add(name)
+        if not left:
+            del known[name]
+            if kind == QUERY:
+                self.queries.rebuild(list(known))
+
     def _forget(self, kind: str) -> None:
         """Drop the tenth of the keys that has faded most."""
         known = self._clicks[kind]
@@ -268,7 +313,11 @@ class Memory:
             raise ValueError(f"memory with half-lives {half_life} ms, not {expected}: start from an empty one")
 
 
-def _add_to(sums: Sums, period: int, item_id: str, mass: float) -> None:
+def _add_to(delta: dict[str, Sums], key: str, period: int, item_id: str, mass: float) -> None:
+    sums = delta.get(key)
+    if sums is None:
+        delta[key] = Sums(period, {item_id: mass})
+        return
     if period > sums.period:
         down = PERIOD * (sums.period - period)
         sums.masses = {item: math.ldexp(known, down) for item, known in sums.masses.items()}

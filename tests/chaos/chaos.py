@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "kafka")]
 
 from broker import KafkaBroker  # noqa: E402
-from cluster import WORKER, Workers  # noqa: E402
+from cluster import Workers  # noqa: E402
 from scenario import Sent, events, items  # noqa: E402
 from verify import verify  # noqa: E402
 
@@ -51,10 +51,10 @@ class Plan:
     pause: float = 4.0
 
 
-def run(plan: Plan, seed: int, guarantee: str, model: Path, folder: Path, command: tuple[str, ...] = WORKER) -> dict[str, object]:
+def run(plan: Plan, seed: int, guarantee: str, model: Path, folder: Path, kafka: KafkaBroker) -> dict[str, object]:
     """Run the events through workers under attack, and verify the outcome."""
     rng = random.Random(seed)
-    with KafkaBroker(folder / "kafka") as broker:
+    with kafka as broker:
         settings = Settings(broker=Broker(servers=broker.address))
         topics.ensure(settings)
         produce(broker.address, items())
@@ -67,7 +67,7 @@ def run(plan: Plan, seed: int, guarantee: str, model: Path, folder: Path, comman
             "DRIFTSTREAM_ENGINE__BATCH_SIZE": "256",
             "DRIFTSTREAM_WEB__ENABLED": "false",
         }
-        workers = Workers(folder / "workers", environment, command)
+        workers = Workers(folder / "workers", environment)
         feeder = threading.Thread(target=produce, args=(broker.address, events(plan.events, seed=seed, users=plan.users)))
         begun = time.monotonic()
         try:

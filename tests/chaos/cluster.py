@@ -22,18 +22,16 @@ class Workers:
     Args:
         folder: for states and logs.
         environment: settings of all workers, by the names of the environment.
-        command: what starts one.
 
     Attributes:
         ended_by_themselves: how often the supervisor found a worker gone that nobody had killed.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], command: tuple[str, ...] = WORKER) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("DRIFTSTREAM_")
         } | environment
-        self._command = command
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._made = 0
@@ -106,7 +104,7 @@ class Workers:
         environment = self._environment | {"DRIFTSTREAM_ENGINE__STATE_FOLDER": str(self._folder / name)}
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                self._command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                WORKER, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
 

@@ -77,6 +77,7 @@ class KafkaBroker:
     Args:
         folder: for the data, the configuration and the log; kept when the broker stops.
         security: what to demand of clients; nothing if not given.
+        properties: lines of the broker's configuration that win over the usual ones.
         boot_timeout: seconds that starting may take.
 
     Raises:
@@ -84,7 +85,9 @@ class KafkaBroker:
         BrokerError: the jars are not the pinned ones, or Kafka does not start.
     """
 
-    def __init__(self, folder: Path, *, security: Security | None = None, boot_timeout: float = 90.0) -> None:
+    def __init__(
+        self, folder: Path, *, security: Security | None = None, properties: str = "", boot_timeout: float = 90.0
+    ) -> None:
         self._java = _java()
         self._classpath = f"{jars()}/*"
         self._folder = folder
@@ -95,7 +98,7 @@ class KafkaBroker:
         self.address, self.second_address = f"127.0.0.1:{port}", f"127.0.0.1:{second_port}"
         folder.mkdir(parents=True, exist_ok=True)
         self._properties = folder / "server.properties"
-        properties, format_arguments = PROPERTIES, []
+        properties, format_arguments = PROPERTIES + properties, []
         self.admin = {"bootstrap.servers": self.address}
         if security is not None:
             properties += security.properties
