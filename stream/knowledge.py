@@ -25,6 +25,7 @@ from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
+from stream.recommend.ranker import learned
 from stream.recommend.recommender import Recommender
 from stream.settings import Settings
 
@@ -55,8 +56,9 @@ class Knowledge:
 
     def _begin(self) -> None:
         """Know nothing of what was learned."""
-        self.memory = Memory(self.settings.recommend)
-        self.recommender = Recommender(self.catalogue, self.memory, self.settings.recommend)
+        settings = learned(self.settings.recommend, self.encoder.manifest.rank)
+        self.memory = Memory(settings)
+        self.recommender = Recommender(self.catalogue, self.memory, settings)
         self._instance = uuid.uuid4().hex.encode()
         self._in_flight = 0  # own contributions that are published but not read back yet
         self._saved_at = monotonic()

@@ -154,19 +154,7 @@ class Pipeline:
 
     def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
         """Choose items for every event that is to be answered."""
-        return self.recommender.process(
-            Occasion(
-                time=turn.event.time,
-                clicked=turn.event.behaviour.item_id if isinstance(turn.event.behaviour, Click) else None,
-                query=turn.query,
-                query_vector=turn.query_vector,
-                previous=turn.previous,
-                profile=turn.profile,
-                learn=turn.admission is Admission.NEW,
-                answer=turn.answered,
-            )
-            for turn in turns
-        )
+        return self.recommender.process([occasion(turn) for turn in turns])
 
     def publish(
         self, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None], states: States, work: _Changes
@@ -249,3 +237,17 @@ def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[s
             query = last.subject
     previous = [b.subject for b in reversed(history) if b.kind == CLICK and b.time <= event.time]
     return query, previous[:clicks]
+
+
+def occasion(turn: Turn) -> Occasion:
+    """Return what the recommender has to know of an event."""
+    return Occasion(
+        time=turn.event.time,
+        clicked=turn.event.behaviour.item_id if isinstance(turn.event.behaviour, Click) else None,
+        query=turn.query,
+        query_vector=turn.query_vector,
+        previous=turn.previous,
+        profile=turn.profile,
+        learn=turn.admission is Admission.NEW,
+        answer=turn.answered,
+    )

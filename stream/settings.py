@@ -114,7 +114,7 @@ class Recommend(Group):
     memory_items_per_key: Annotated[int, Field(ge=1)] = 100
     previous_clicks: Annotated[int, Field(ge=0)] = 3  # of the user, that the next one is learned to follow
     neighbours: Annotated[int, Field(ge=1)] = 16  # similar queries that are asked
-    neighbour_sharpness: Annotated[float, Field(gt=0)] = 15.0
+    neighbour_sharpness: Annotated[float, Field(gt=0)] = 10.0
 
     # The ranker's weights: stream/recommend/ranker.py has the formula.
     text_weight: float = 8.0

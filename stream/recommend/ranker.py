@@ -16,9 +16,11 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.encoder.manifest import RankWeights
 from stream.settings import Recommend
 
 FEATURES = ("query", "similar-queries", "followed-item", "text", "coverage", "profile", "popular")
@@ -45,6 +47,14 @@ class Ranking(NamedTuple):
     probabilities: Floats
     prior: Floats
     worth: Floats
+
+
+def learned(settings: Recommend, weights: RankWeights | None) -> Recommend:
+    """Return the settings with the weights that came with the model; what somebody has set explicitly stays as it is."""
+    if weights is None:
+        return settings
+    found = {name: value for name, value in msgspec.structs.asdict(weights).items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=found)
 
 
 class Ranker:
