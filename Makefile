@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test check install kafka bench requirements schemas clean
+.PHONY: demo test check install chaos kafka requirements clean
 
 demo: .venv/installed models/default/manifest.json
 	$(BIN)/driftstream demo $(ARGS)
@@ -17,6 +17,10 @@ check: .venv/installed
 	$(BIN)/mypy
 
 install: .venv/installed
+
+# A longer run than `make test` has, from a seed that it prints: make chaos ARGS="--seed 7 --guarantee at_least_once"
+chaos: .venv/installed
+	$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 kafka: .venv/installed
 	$(BIN)/python tests/kafka/broker.py
@@ -36,7 +40,7 @@ requirements: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make requirements" requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make requirements" --extra export --extra dev pyproject.toml -o requirements/dev.txt
+		--custom-compile-command "make requirements" --extra train --extra replay --extra dev pyproject.toml -o requirements/dev.txt
 
 clean:
 	rm -rf .venv models .kafka

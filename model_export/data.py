@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 
 from stream.decode import EARLIEST, LATEST, Event, Record, Reject, decode_click, decode_item, decode_search
 from stream.engine.broadcast import Broadcast
-from stream.events import Item
+from stream.events import Click, Item
 from stream.lines import DataFolder, Line, LinesError, behaviour_line, item_line, read_lines
 from stream.settings import Settings, read_settings
 
@@ -168,7 +168,11 @@ def _log(items: Iterable[Record], searches: Iterable[Record], clicks: Iterable[R
                 refused += 1
             elif entry.time in span:
                 events.setdefault((entry.behaviour.user_id, entry.behaviour.event_id), entry)
-    ordered = sorted(events.values(), key=lambda event: event.time)  # stable: searches were read first
+    # Partitions of a topic are read in any order: places, not arrival, decide among events of one instant.
+    ordered = sorted(
+        events.values(),
+        key=lambda e: (e.time, isinstance(e.behaviour, Click), e.record.partition, e.record.offset),
+    )
     return Log(catalogue, ordered, refused)
 
 

@@ -23,8 +23,8 @@ from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
 from stream.recommend.ngrams import normalise
 from stream.recommend.recommender import Recommender
+from stream.replay.variant import MemoryStates
 from stream.settings import Settings
-from stream.state import UserState
 
 BATCH = 1024
 
@@ -51,9 +51,9 @@ def judge(log: Log, start: int, encode: Encode, settings: Settings) -> dict[str,
         catalogue.put(item, encoder.vectors[texts[item_id]])
     recommender = Recommender(catalogue, Memory(settings.recommend), settings.recommend)
     pipeline = _Judged(settings, cast(Encoder, encoder), recommender, start)
-    states = _States()
+    states = MemoryStates()
     for first in range(0, len(log.events), BATCH):
-        pipeline.process(Batch(list(log.events[first : first + BATCH]), {}), states)
+        pipeline.process(Batch(log.events[first : first + BATCH]), states)
     return pipeline.result()
 
 
@@ -68,19 +68,6 @@ class _Known:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.stack([self.vectors[text] for text in texts]) if texts else np.empty((0, self.dimension), np.float32)
-
-
-class _States:
-    """Users' states, in memory."""
-
-    def __init__(self) -> None:
-        self._users: dict[str, UserState] = {}
-
-    def get(self, partition: int, user_id: str) -> UserState | None:
-        return self._users.get(user_id)
-
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        self._users.update(states)
 
 
 class _Judged(Pipeline):

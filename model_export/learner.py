@@ -1,28 +1,27 @@
-"""transformers' Trainer with what its settings lack: validation by a function, FGM, AdaLoRA's budget, texts misspelt anew.
+"""transformers' Trainer with what its settings lack: validation by a function, FGM, an order that survives an interruption.
 
 The loop, the schedules, accumulation, mixed precision, several devices, checkpoints and trackers are the Trainer's.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
+from accelerate import PartialState
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import get_last_checkpoint
 
+from model_export.lowrank import Budget, Whole, adapt
 from model_export.options import Options, TrainingError
-
-LOW_RANK_LAYERS = r".*encoder\.layer\.\d+\..*(query|key|value|dense)"
 
 
 class Shuffled(Dataset[Any]):
@@ -127,17 +126,6 @@ class Learner(Trainer):
         return metrics
 
 
-class Budget(TrainerCallback):
-    """Moves AdaLoRA's ranks to where they are worth most, before the gradients are cleared. Nothing else calls it."""
-
-    def __init__(self, model: AdaLoraModel) -> None:
-        self.model = model
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Allocate."""
-        self.model.update_and_allocate(state.global_step + 1)  # type: ignore[no-untyped-call]
-
-
 def fit(
     module: nn.Module,
     examples: Shuffled,
@@ -162,17 +150,21 @@ def fit(
         words: the module of word embeddings, for adversarial training.
 
     Raises:
-        TrainingError: `resume` was asked for and there is no checkpoint, or AdaLoRA's ranks did not move.
+        TrainingError: `resume` was asked for and there is no checkpoint, or AdaLoRA's ranks did not move,
+            or the tracker's package is missing.
     """
     assert options.epochs is not None
     assert options.batch_size is not None
     assert options.learning_rate is not None
+    if options.tracker != "none" and options.tracker not in get_available_reporting_integrations():
+        raise TrainingError(f"--tracker {options.tracker}: the package {options.tracker} is not installed")
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if options.resume and checkpoint is None:
         raise TrainingError(f"there is no checkpoint in {folder} to resume from")
-    steps = -(-len(examples) // (options.batch_size * options.accumulate)) * options.epochs
+    together = options.batch_size * options.accumulate * PartialState(cpu=not torch.accelerator.is_available()).num_processes
+    steps = -(-len(examples) // together) * options.epochs
     set_seed(options.seed)
-    adapted = None if options.method == "full" else _low_rank(module, options, steps)
+    adapted = None if options.method == "full" else adapt(module, options, steps)
     bf16, fp16 = _precision(options.precision)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -196,17 +188,20 @@ def fit(
         load_best_model_at_end=True,
         metric_for_best_model=metric,
         greater_is_better=True,
-        logging_steps=10,
+        logging_steps=max(1, steps // 200),
         report_to=[] if options.tracker == "none" else [options.tracker],
         run_name=folder.name,
         disable_tqdm=not options.progress,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     callbacks: list[TrainerCallback] = [EarlyStoppingCallback(options.patience)]
+    resumed = checkpoint if options.resume else None
+    budget = None
     if adapted is not None and isinstance(adapted.base_model, AdaLoraModel):
-        callbacks.append(Budget(adapted.base_model))
+        budget = Budget(adapted.base_model, resumed)
+        callbacks.append(budget)
     learner = Learner(
-        model=module if adapted is None else _Whole(adapted),
+        model=module if adapted is None else Whole(adapted),
         args=arguments,
         train_dataset=examples,
         eval_dataset=examples,  # the Trainer insists on one; `validate` has its own
@@ -217,7 +212,11 @@ def fit(
     )
     learner.remove_callback(PrinterCallback)  # the trackers have the curves, and each task says what it validated
     learner.model_accepts_loss_kwargs = False  # else the Trainer would leave the mean over accumulated batches to the module
-    learner.train(resume_from_checkpoint=checkpoint if options.resume else None)
+    learner.train(resume_from_checkpoint=resumed)
+    if not learner.is_world_process_zero():
+        raise SystemExit(0)  # one of several devices' processes writes what they have learned together
+    if budget is not None and len(set(budget.ranks())) == 1:
+        raise TrainingError("AdaLoRA's ranks did not move: train for more steps, or use --method lora")
     if adapted is not None:
         merged = adapted.merge_and_unload()
         assert merged is module
@@ -230,47 +229,6 @@ def set_dropout(module: nn.Module, probability: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = probability
-
-
-class _Whole(nn.Module):
-    """Keeps from the Trainer that an adapter is inside: it would save that alone, and without the state of its ranks."""
-
-    def __init__(self, adapted: PeftModel) -> None:
-        super().__init__()
-        self.adapted = adapted
-
-    def forward(self, **inputs: Tensor) -> Any:
-        """Return what the module inside returns."""
-        return self.adapted(**inputs)
-
-
-def _low_rank(module: nn.Module, options: Options, steps: int) -> PeftModel:
-    """Freeze all but the head, and low-rank updates of the encoder's products that are put into `module`."""
-    heads = ["head"] if any(name.endswith("head") for name, _ in module.named_modules()) else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft looks for a config that this kind of module has not
-        if options.method == "lora":
-            config = LoraConfig(
-                r=options.rank,
-                lora_alpha=2 * options.rank,
-                lora_dropout=options.dropout,
-                target_modules=LOW_RANK_LAYERS,
-                modules_to_save=heads,
-            )
-        else:
-            config = AdaLoraConfig(
-                init_r=options.rank + options.rank // 2,
-                target_r=options.rank,
-                lora_alpha=2 * options.rank,
-                lora_dropout=options.dropout,
-                target_modules=LOW_RANK_LAYERS,
-                modules_to_save=heads,
-                tinit=steps // 10,
-                tfinal=steps // 3,
-                deltaT=max(1, steps // 100),
-                total_step=steps,
-            )
-        return get_peft_model(module, config)
 
 
 def _precision(asked: str) -> tuple[bool, bool]:

@@ -32,7 +32,7 @@ from stream.settings import Settings, read_settings
 PAST = 0.9  # of the events are learned from; what follows validates
 BLENDS = (0.25, 0.5, 0.75, 1.0)  # of the trained weights with those they started from
 HARD = 8  # nearest items that do not belong to a query: negatives are drawn from them
-DEFAULTS = {"epochs": 5, "batch_size": 64, "learning_rate": 5e-5, "typing_noise": 0.3}
+DEFAULTS = {"epochs": 3, "batch_size": 64, "learning_rate": 5e-5, "typing_noise": 0.3}
 CALIBRATION_TEXTS = 200
 
 CARD = """\
@@ -146,14 +146,17 @@ class _Study:
         return {"all": found["all"], "unseen": found.get("unseen", found["all"])}
 
     def by_text(self, base: Base) -> dict[str, float]:
-        """Return map@5 of the items' texts ranked by similarity to the query alone: quick enough for each epoch."""
+        """Return map@5 of the items' texts ranked by similarity to the query alone: quick enough for each epoch.
+
+        Over queries never asked before, or all where those are too few.
+        """
         ids = list(self.texts)
         items = vectors(base, [self.texts[item] for item in ids])
         queries = sorted({a.query for a in self.questions})
         best = np.argsort(-(vectors(base, queries) @ items.T), axis=1, kind="stable")[:, :5].tolist()
         ranked = {query: [ids[place] for place in places] for query, places in zip(queries, best, strict=True)}
         gains = [1 / (ranked[a.query].index(a.item_id) + 1) if a.item_id in ranked[a.query] else 0.0 for a in self.questions]
-        return {"map@5": float(np.mean(gains))}
+        return {"text": float(np.mean(gains))}
 
 
 def _full(past: Log, base: Base, study: _Study, before: Mapping[str, float], options: Options, console: Console) -> _Found:
@@ -214,14 +217,20 @@ def _learn(
     set_dropout(base.encoder, options.dropout)
     module = Contrast(base, None if teacher is None else Servable.encoder(teacher).module.eval())
     console.print(f"{len(pairs)} pairs, {sum(p.requires_grad for p in module.parameters())} matrices and vectors to train")
+
+    def validate() -> dict[str, float]:
+        found = study.by_text(base)
+        console.print(f"validation: {_shown(found)}")
+        return found
+
     return fit(
         module,
         examples,
         made.collate,
-        lambda: study.by_text(base),
+        validate,
         options,
         folder,
-        metric="map@5",
+        metric="text",
         words=base.encoder.embeddings.word_embeddings,
     )
 

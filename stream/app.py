@@ -13,14 +13,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import faust
+from confluent_kafka import KafkaException
 from faust.types import TP
 
 from stream import metrics
-from stream.engine.checkpoint import Checkpoint, Work
+from stream.engine.checkpoint import Checkpoint, Membership, MovedOnError, Work
+from stream.engine.credentials import credentials
 from stream.engine.intake import Batch, Intake, Partition
+from stream.engine.poison import Poison
 from stream.engine.recovery import TableManager
-from stream.engine.store import StateStore
+from stream.engine.store import ErasingOptions, StateStore, StoreError
 from stream.engine.transport import BatchTransport
+from stream.engine.watchdog import Watchdog
 from stream.interests import describe
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
@@ -29,6 +33,15 @@ from stream.state import UserState
 from stream.web import Answer, WebServer
 
 log = logging.getLogger("driftstream")
+
+# What the watchdog expects progress of.
+JOINING = "joining the group and restoring the state"
+ANSWERING = "answering a batch"
+
+LAST_SECONDS = 10.0  # to leave the group in order after a crash
+
+# Faults that no event causes: setting events aside would not help.
+UNRELATED = (StoreError, KafkaException, TimeoutError, MemoryError)
 
 
 class Batches(faust.Channel[Batch]):
@@ -43,13 +56,17 @@ class Batches(faust.Channel[Batch]):
 class App(faust.App):
     """A Faust app that reads in batches and checkpoints by itself."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, knowledge: Knowledge) -> None:
+    def __init__(self, settings: Settings, pipeline: Pipeline, knowledge: Knowledge, worker_id: str) -> None:
         topics, engine = settings.topics, settings.engine
         self.settings = settings
         self.pipeline = pipeline
         self.knowledge = knowledge
         self.intake = Intake(
-            {topics.name("searches"): pipeline.decode_search, topics.name("clicks"): pipeline.decode_click},
+            {
+                topics.name("searches"): pipeline.decode_search,
+                topics.name("clicks"): pipeline.decode_click,
+                topics.name("erasures"): pipeline.decode_erasure,  # last: of the same millisecond, events are erased too
+            },
             wait=engine.order_wait_ms / 1000,
             backlog_wait=engine.backlog_wait_ms / 1000,
             capacity=engine.partition_buffer,
@@ -57,6 +74,7 @@ class App(faust.App):
         super().__init__(
             settings.broker.group,
             broker=[f"kafka://{server}" for server in settings.broker.servers.split(",")],
+            broker_credentials=credentials(settings.broker),
             store="rocksdb://",
             TableManager=TableManager,
             datadir=str(settings.engine.state_folder),
@@ -73,23 +91,29 @@ class App(faust.App):
             broker_heartbeat_interval=max(0.1, settings.broker.session_timeout_ms / 10_000),
             consumer_auto_offset_reset="earliest",
         )
-        for name in ("searches", "clicks"):
+        for name in ("searches", "clicks", "erasures"):
             self.topics.add(self.topic(topics.name(name), key_type=bytes, value_type=bytes))
         self.users = self.Table(
             "users",
             partitions=topics.partitions,
             key_type=bytes,
             value_type=bytes,
-            options={"driver": "rocksdict", "block_cache_size": engine.block_cache_mb * 2**20},
+            options={"driver": "rocksdict"},
         )
+        self.users.data.rocksdb_options = ErasingOptions(block_cache_size=engine.block_cache_mb * 2**20, use_rocksdict=True)
         self.states: StateStore[UserState] = StateStore(self.users.data, pipeline.decode_state, capacity=engine.states_in_memory)
         self.checkpoint = Checkpoint(
             settings.broker.librdkafka(),
             guarantee=engine.guarantee,
-            transactional_id=f"{settings.broker.group}-{engine.worker_id}",
+            transactional_id=f"{settings.broker.group}-{worker_id}",
             changelog=self.users.changelog_topic.get_topic_name(),
             persist=self.states.write,
+            commit_offsets=self._commit_offsets,
         )
+        self.membership = Membership(settings.broker.group, -1, "")
+        self.poison = Poison()
+        self.watchdog = Watchdog(engine.stuck_after_s)
+        self.on_partitions_revoked.connect(self._pause)
         self.on_rebalance_complete.connect(self._begin)
         self.agent(Batches(self), name="recommend")(self._recommend)
         self.serving = False
@@ -100,27 +124,64 @@ class App(faust.App):
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
 
+    async def on_start(self) -> None:
+        """Start, with an eye on whether anything comes of it."""
+        self.watchdog.expect(JOINING)
+        self.watchdog.start()
+        await super().on_start()
+
+    async def crash(self, reason: BaseException) -> None:
+        """Stop the worker, and say why in one line that an operator can act on."""
+        if not self._crashed.is_set():
+            log.critical("The worker stops: %s: %s", type(reason).__name__, reason)
+            self.watchdog.end_within(LAST_SECONDS)
+        await super().crash(reason)
+
+    async def _pause(self, *_: Any, **__: Any) -> None:
+        """The group is being reorganised: nothing is answered until it has given out partitions again."""
+        self.serving = False
+        self.watchdog.expect(JOINING)
+
     async def _begin(self, *_: Any, **__: Any) -> None:
         """The state is recovered: start with the partitions that this worker now owns."""
         self.states.forget()
-        self.serving = True
+        self.membership = Membership(str(self.conf.id), int(self.consumer_generation_id), str(self._coordinator.member_id))
         self.intake.assign(Partition(tp.topic, tp.partition) for tp in self.consumer.assignment())
+        self.serving = True
+        self.watchdog.done(JOINING)
 
     async def _recommend(self, batches: faust.Stream[Batch]) -> None:
         async for batch in batches:
             try:
-                await asyncio.shield(self._answer(batch))
+                with self.watchdog.expecting(ANSWERING):
+                    await asyncio.shield(self._answer(batch))
+            except MovedOnError as error:
+                log.warning("%s. The batch is dropped; its new owner answers it", error)
+                self.intake.close()  # until the group has given out partitions again
+                await asyncio.to_thread(self._forget)
             except Exception as error:
                 await self.crash(error)
-                raise
+                return
             finally:
                 self.intake.finish()
 
     async def _answer(self, batch: Batch) -> None:
-        with metrics.PROCESSING.time():
-            work = await asyncio.to_thread(self._work, batch)
+        """Answer a batch and make the answers safe. Where a step crashes, its event is found and set aside: `engine/poison.py`."""
+        try:
+            with metrics.PROCESSING.time():
+                work = await asyncio.to_thread(self._work, batch)
+        except UNRELATED:
+            raise
+        except Exception as error:
+            await asyncio.to_thread(self._forget)
+            self.watchdog.progress()
+            for part in self.poison.parts(batch, error):
+                await self._answer(part)
+            return
         with metrics.CHECKPOINT.time():
-            await self.checkpoint.commit(work, self)
+            await self.checkpoint.commit(work, self.membership)
+        self.knowledge.published()
+        self.poison.passed(batch)
         metrics.EVENTS.inc(len(batch.entries))
         metrics.BATCH_SIZE.observe(len(batch.entries))
         metrics.CATALOGUE.set(len(self.knowledge.catalogue))
@@ -128,14 +189,17 @@ class App(faust.App):
             metrics.OUTPUTS.labels(topic).inc(count)
 
     def _work(self, batch: Batch) -> Work:
-        rejected_items = self.knowledge.refresh()
+        self.knowledge.refresh()
         self.knowledge.save()
         work = self.pipeline.process(batch, self.states)
-        work.outputs += rejected_items
-        learned = self.knowledge.contribution()
-        if learned is not None:
-            work.outputs.append(learned)
+        work.outputs += self.knowledge.outputs()
         return work
+
+    def _forget(self) -> None:
+        """Take back what a batch that is not kept has changed in memory: go back to what is on disk and in the topics."""
+        self.states.forget()
+        self.knowledge.reload()
+        self.pipeline.recommender = self.knowledge.recommender
 
     def _ready(self) -> Answer:
         serving = self.serving and not self.rebalancing
@@ -153,24 +217,11 @@ class App(faust.App):
         return 200, describe(user_id, state, self.knowledge.catalogue, self.settings)
 
     @property
-    def group(self) -> str:
-        """The consumer group."""
-        return str(self.conf.id)
-
-    @property
-    def generation(self) -> int:
-        """The group's generation that this worker last joined."""
-        return int(self._coordinator.generation)
-
-    @property
-    def member_id(self) -> str:
-        """The worker's id within the group."""
-        return str(self._coordinator.member_id)
-
-    @property
     def _coordinator(self) -> Any:
         return self.consumer._thread._ensure_consumer()._coordinator
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+    async def _commit_offsets(self, offsets: Mapping[Partition, int], member: Membership) -> bool:
         """Commit consumed offsets through the group; False if the group has moved on."""
+        if self.consumer_generation_id != member.generation:
+            return False
         return bool(await self.consumer._thread.commit({TP(*p): offset for p, offset in offsets.items()}))

@@ -22,12 +22,16 @@ def show_profile(settings: Settings, user_id: str, url: str | None) -> None:
     """Print a user's interests per time scale, the behaviours that are their evidence, and the drift state.
 
     Raises:
-        AskError: no worker answers there, it does not know the user, or it does not own the user's partition.
+        AskError: no worker answers there, it does not accept `web.token`, does not know the user, or does not own the user's partition.
     """
     base = url or f"http://{settings.web.host}:{settings.web.port}"
     address = f"{base.rstrip('/')}/profiles/{urllib.parse.quote(user_id, safe='')}"
+    token = settings.web.token
+    request = urllib.request.Request(address)
+    if token is not None:
+        request.add_unredirected_header("Authorization", f"Bearer {token.get_secret_value()}")
     try:
-        with urllib.request.urlopen(address, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             found = json.load(response)
     except urllib.error.HTTPError as error:
         raise AskError(json.load(error).get("error", str(error))) from error

@@ -49,6 +49,20 @@ class Reject(NamedTuple):
     record: Record
 
 
+class Erasure(NamedTuple):
+    """Everything of a user is to go. `time` is when it was asked for: the record's Kafka timestamp, epoch milliseconds."""
+
+    time: int
+    user_id: str
+    record: Record
+
+
+Entry = Event | Erasure | Reject
+"""What a record of the topics that a user's history is made of comes to."""
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be; the last for what is nested a thousand deep."""
+
 _search = msgspec.json.Decoder(Search)
 _click = msgspec.json.Decoder(Click)
 _item = msgspec.json.Decoder(Item)
@@ -64,6 +78,19 @@ def decode_click(record: Record) -> Event | Reject:
     return _decode(record, _click)
 
 
+def decode_erasure(record: Record) -> Erasure | Reject:
+    """Decode a record of the `erasures` topic: a tombstone under a user_id."""
+    if record.value is not None:
+        return Reject("value: must be null, as an erasure has nothing to say but the user_id, its key", record)
+    if not record.key:
+        return Reject("key: missing; it must be the user_id", record)
+    try:
+        user_id = record.key.decode()
+    except UnicodeDecodeError as error:
+        return Reject(f"key: not UTF-8 ({error.reason} at byte {error.start}), so no user_id", record)
+    return Erasure(max(0, record.timestamp), user_id, record)
+
+
 def decode_item(record: Record) -> Item | str | Reject:
     """Decode a record of the `items` topic: the item, the id of one that was removed, or the reason why neither."""
     if record.key is None:
@@ -73,7 +100,7 @@ def decode_item(record: Record) -> Item | str | Reject:
         if record.value is None:
             return key
         item = _item.decode(record.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Reject(_reason(error), record)
     if item.item_id != key:
         return Reject(f"key: {_short(key)} is not the item_id {_short(item.item_id)}", record)
@@ -85,7 +112,7 @@ def _decode(record: Record, decoder: msgspec.json.Decoder[Search] | msgspec.json
         return Reject("value: null; a search or a click is never removed", record)
     try:
         behaviour = decoder.decode(record.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Reject(_reason(error), record)
     if record.key is None:
         return Reject("key: missing; it must be the user_id, so that a user's events stay in one partition", record)
@@ -108,6 +135,8 @@ def _reason(error: Exception) -> str:
     """Put the field's name first: `$.query` in msgspec's message becomes `query: …`."""
     if isinstance(error, UnicodeDecodeError):
         return f"value: not UTF-8 ({error.reason} at byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "value: nested too deeply"
     message, found, path = str(error).rpartition(" - at `$")
     if found:
         return f"{path.strip('`').lstrip('.') or 'value'}: {message}"

@@ -6,11 +6,10 @@ import os
 import tempfile
 from collections.abc import Callable
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from rich.console import Console
 
 from stream import topics
+from stream.connection import BrokerError, connect
 from stream.encoder import DeviceError, Encoder, ModelFolderError
 from stream.settings import Settings
 
@@ -40,22 +39,19 @@ def examine(settings: Settings) -> bool:
 
 def _broker(settings: Settings) -> str:
     try:
-        admin = AdminClient(settings.broker.librdkafka())
-        cluster = admin.list_topics(timeout=10)
-    except KafkaException as error:
-        raise AilmentError(
-            f"no broker answers at {settings.broker.servers} ({error.args[0].str()}). "
-            "Start one, or set DRIFTSTREAM_BROKER__SERVERS"
-        ) from error
-    return f"{len(cluster.brokers)} at {settings.broker.servers}"
+        admin = connect(settings.broker.librdkafka())
+    except BrokerError as error:
+        raise AilmentError(str(error)) from error
+    broker, brokers = settings.broker, admin.list_topics(timeout=10).brokers
+    return f"{len(brokers)} at {broker.servers}, by {broker.security_protocol}"
 
 
 def _topics(settings: Settings) -> str:
     try:
-        admin = AdminClient(settings.broker.librdkafka())
-        present = admin.list_topics(timeout=10).topics
-    except KafkaException as error:
+        admin = connect(settings.broker.librdkafka())
+    except BrokerError as error:
         raise AilmentError("cannot be listed without a broker") from error
+    present = admin.list_topics(timeout=10).topics
     wanted = topics.plan(settings)
     missing = [topic.name for topic in wanted if topic.name not in present]
     if missing:

@@ -58,7 +58,7 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str
 
 
-class RecommendedItem(msgspec.Struct, frozen=True, kw_only=True):
+class RecommendedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One suggestion. `reasons` names what spoke for it, strongest first."""
 
     item_id: str

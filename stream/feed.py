@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from stream.connection import BrokerError, connect
 from stream.lines import Line
 
 RECORD_OVERHEAD = 72
@@ -116,7 +117,7 @@ class Feeder:
         self._waiting: dict[Place, deque[tuple[int, int]]] = defaultdict(deque)
         self._waiting_bytes: dict[Place, int] = defaultdict(int)
         self._asked = self._progress = monotonic()
-        self._servers = connection.get("bootstrap.servers")
+        self._connection = connection
         self._topics = self._list_topics()
 
     @property
@@ -171,9 +172,10 @@ class Feeder:
 
     def _list_topics(self) -> set[str]:
         try:
-            return set(self._producer.list_topics(timeout=CONNECT_SECONDS).topics)
-        except KafkaException as error:
-            raise FeedError(f"no broker answers at {self._servers} ({error.args[0].str()}); is it running?") from error
+            admin = connect(self._connection)
+        except BrokerError as error:
+            raise FeedError(str(error)) from error
+        return set(admin.list_topics(timeout=CONNECT_SECONDS).topics)
 
     def _produce(self, line: Line, size: int) -> None:
         if line.topic not in self._topics:

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from time import monotonic
 
 import msgspec
 import rocksdict
 
-from stream.decode import Reject, decode_item
+from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
+from stream.engine.store import StoreError, compact
 from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
+from stream.recommend.ranker import learned
 from stream.recommend.recommender import Recommender
 from stream.settings import Settings
 
@@ -30,6 +33,7 @@ log = logging.getLogger("driftstream.knowledge")
 
 SAVE_EVERY = 1.0  # seconds between two writes of what was learned
 PATIENCE = 60.0  # seconds that a broker may stay silent while a topic is read for the first time
+UNLEARN = b"unlearn"  # key of the records that every worker takes off, the one that wrote them too
 POSITIONS = b"\0positions"  # where the topics were read to when the rest was written
 
 
@@ -46,11 +50,17 @@ class Knowledge:
         self.settings = settings
         self.encoder = encoder
         self.catalogue = Catalogue(encoder.dimension)
-        self.memory = Memory(settings.recommend)
-        self.recommender = Recommender(self.catalogue, self.memory, settings.recommend)
+        self._rejects: list[Output] = []  # not published yet
+        self._judged: dict[int, int] = {}  # by partition: rejects before these offsets are in the dead letters already
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of what was learned."""
+        settings = learned(self.settings.recommend, self.encoder.manifest.rank)
+        self.memory = Memory(settings)
+        self.recommender = Recommender(self.catalogue, self.memory, settings)
         self._instance = uuid.uuid4().hex.encode()
         self._in_flight = 0  # own contributions that are published but not read back yet
-        self._rejects: list[Output] = []
         self._saved_at = monotonic()
 
     def load(self) -> None:
@@ -58,66 +68,50 @@ class Knowledge:
 
         Raises:
             KafkaException, TimeoutError: a topic cannot be read.
+            StoreError: what is on disk cannot be read.
         """
         client, topics = self.settings.broker.librdkafka(), self.settings.topics
         folder = self.settings.engine.state_folder / "knowledge"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._disk = rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True))
-        positions = msgspec.msgpack.decode(self._disk.get(POSITIONS) or b"\x80", type=dict[str, dict[int, int]])
-        self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
-        self._judged = positions.get("items", {})  # rejects before these offsets are in the dead letters already
+        try:
+            self._disk = rocksdict.Rdict(str(folder), rocksdict.Options(raw_mode=True))
+        except Exception as error:  # rocksdict raises plain ones
+            raise StoreError(
+                f"{folder} cannot be opened: {error}. If it is damaged, move it away: what was learned is read from the topic again"
+            ) from error
+        self._judged = self._positions().get("items", {})
         self._items = Broadcast(client, topics.name("items"))
-        self._catalogue_changes(list(self._items.read_to_end(PATIENCE)))
-        self._log = Broadcast(client, topics.name("memory"), positions.get("memory"))
-        for record in self._log.read_to_end(PATIENCE):
-            self._merge(record)
+        self.put_items(self._items.read_to_end(PATIENCE))
+        self._log = Broadcast(client, topics.name("memory"))
+        self._load_memory()
         log.info("%d items in the catalogue", len(self.catalogue))
 
-    def refresh(self) -> list[Output]:
-        """Take in what has arrived on both topics; return the items that could not be used, for the dead letters."""
-        self._catalogue_changes(list(self._items.poll()))
+    def reload(self) -> None:
+        """Forget what was learned from results that were not kept: go back to what is on disk and on the topic.
+
+        Raises:
+            KafkaException, TimeoutError: the topic cannot be read.
+        """
+        self._begin()
+        self._load_memory()
+
+    def _positions(self) -> dict[str, dict[int, int]]:
+        return msgspec.msgpack.decode(self._disk.get(POSITIONS) or b"\x80", type=dict[str, dict[int, int]])
+
+    def _load_memory(self) -> None:
+        self.memory.load((key, value) for key, value in self._disk.items() if key != POSITIONS)
+        self._log.rewind(self._positions().get("memory", {}))
+        for record in self._log.read_to_end(PATIENCE):
+            self._merge(record)
+
+    def refresh(self) -> None:
+        """Take in what has arrived on both topics."""
+        self.put_items(self._items.poll())
         for record in self._log.poll():
             self._merge(record)
-        rejects, self._rejects = self._rejects, []
-        return rejects
 
-    def contribution(self) -> Output | None:
-        """Return what was learned here since the last call, to be published with the results it came from."""
-        delta = self.memory.take_delta()
-        if delta is None:
-            return None
-        self._in_flight += 1
-        return Output(self.settings.topics.name("memory"), self._instance, delta)
-
-    def save(self) -> None:
-        """Write what was learned to disk, together with the offsets that it stands for.
-
-        Only at a moment when all own contributions have been read back: then the memory is exactly the sum of the topic up to
-        those offsets, and each contribution counts once after a restart.
-        """
-        if self._in_flight or monotonic() - self._saved_at < SAVE_EVERY:
-            return
-        self._saved_at = monotonic()
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in self.memory.export_changes().items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        positions = {"items": self._items.offsets, "memory": self._log.offsets}
-        batch.put(POSITIONS, msgspec.msgpack.encode(positions))
-        self._disk.write(batch)
-
-    def _merge(self, record: BroadcastRecord) -> None:
-        if record.key == self._instance:
-            self._in_flight -= 1
-        elif record.value is not None:
-            try:
-                self.memory.merge(record.value)
-            except ValueError as error:
-                log.warning("%s offset %d is left out: %s", record.topic, record.offset, error)
-
-    def _catalogue_changes(self, records: list[BroadcastRecord]) -> None:
+    def put_items(self, records: Iterable[Record]) -> None:
+        """Bring the catalogue up to date with records of `items`; those of no use go to the dead letters."""
         newest: dict[str, Item | None] = {}
         for record in records:
             found = decode_item(record)
@@ -134,3 +128,48 @@ class Knowledge:
         for item_id, change in newest.items():
             if change is None:
                 self.catalogue.remove(item_id)
+
+    def outputs(self) -> list[Output]:
+        """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
+        outputs, topic = list(self._rejects), self.settings.topics.name("memory")
+        if (delta := self.memory.take_delta()) is not None:
+            self._in_flight += 1
+            outputs.append(Output(topic, self._instance, delta))
+        if (unlearned := self.memory.take_unlearned()) is not None:  # behind what it is taken off from
+            outputs.append(Output(topic, UNLEARN, unlearned))
+        return outputs
+
+    def published(self) -> None:
+        """Say that what `outputs` returned last is safe."""
+        self._rejects.clear()
+
+    def save(self) -> None:
+        """Write what was learned to disk, together with the offsets that it stands for.
+
+        Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
+        the sum of the topic up to those offsets, and each contribution counts once after a restart.
+        """
+        if self._in_flight or self._rejects or monotonic() - self._saved_at < SAVE_EVERY:
+            return
+        self._saved_at = monotonic()
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        changes = self.memory.export_changes()
+        for key, value in changes.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        positions = {"items": self._items.offsets, "memory": self._log.offsets}
+        batch.put(POSITIONS, msgspec.msgpack.encode(positions))
+        self._disk.write(batch)
+        if None in changes.values():
+            compact(self._disk)  # a key is the text of a query, and a database of queries is small
+
+    def _merge(self, record: BroadcastRecord) -> None:
+        if record.key == self._instance:
+            self._in_flight -= 1
+        elif record.value is not None:
+            try:
+                self.memory.merge(record.value)
+            except ValueError as error:
+                log.warning("%s offset %d is left out: %s", record.topic, record.offset, error)

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream.decode import EARLIEST, LATEST
+from stream.decode import EARLIEST, LATEST, UNREADABLE
 from stream.events import EventTime
+from stream.settings import Topics
 
 
 class LinesError(Exception):
@@ -35,7 +36,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder with `items`, `clicks` and perhaps `searches`, each `.jsonl` or `.jsonl.gz`."""
+    """A folder with `items`, `clicks` and perhaps `searches`, each `.jsonl`, `.jsonl.gz` or `.parquet`."""
 
     items: Path
     clicks: Path
@@ -54,17 +55,17 @@ class DataFolder:
         missing = [f"{name}.jsonl" for name in ("items", "clicks") if found[name] is None]
         items, clicks = found["items"], found["clicks"]
         if items is None or clicks is None:
-            raise LinesError(f"{folder} lacks {' and '.join(missing)} (each may also end in .gz)")
+            raise LinesError(f"{folder} lacks {' and '.join(missing)} (each may also end in .jsonl.gz or .parquet)")
         return cls(items, clicks, found["searches"])
 
 
 def one_of(folder: Path, name: str) -> Path | None:
-    """Return the file `name.jsonl` or `name.jsonl.gz` of a folder, None where there is neither.
+    """Return the file of this name in a folder, as JSON lines, compressed or not, or as Parquet; None where there is none.
 
     Raises:
-        LinesError: it has both.
+        LinesError: there are several.
     """
-    present = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.exists()]
+    present = [path for suffix in (".jsonl", ".jsonl.gz", ".parquet") if (path := folder / f"{name}{suffix}").exists()]
     if len(present) > 1:
         raise LinesError(f"{folder} has {present[0].name} and {present[1].name}; remove one")
     return present[0] if present else None
@@ -73,9 +74,14 @@ def one_of(folder: Path, name: str) -> Path | None:
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield a file's lines as raw bytes without their line ends; blank ones are left out. `.gz` is unpacked.
 
+    Rows of a `.parquet` file become lines of JSON; a null is a field that is not there.
+
     Raises:
-        LinesError: the file is missing, not readable, or not a whole gzip file.
+        LinesError: the file is missing, not readable, or not a whole gzip or Parquet file.
     """
+    if path.suffix == ".parquet":
+        yield from _read_rows(path)
+        return
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
@@ -84,6 +90,20 @@ def read_lines(path: Path) -> Iterator[bytes]:
                     yield stripped
     except (OSError, EOFError, zlib.error) as error:
         raise LinesError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_rows(path: Path) -> Iterator[bytes]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise LinesError(f"{path}: reading Parquet needs pyarrow; install driftstream[replay]") from error
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                yield msgspec.json.encode({name: value for name, value in row.items() if value is not None})
+    except (OSError, pyarrow.ArrowException) as error:
+        raise LinesError(f"{path} cannot be read: {error}") from error
 
 
 class _User(msgspec.Struct):
@@ -107,7 +127,7 @@ def behaviour_line(topic: str, value: bytes) -> Line:
     """Return a search or a click as a line to send, keyed by its `user_id`."""
     try:
         event = _timed_user.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Line(topic, _key(value, lambda: _user.decode(value).user_id), value, None)
     return Line(topic, event.user_id.encode() or None, value, _epoch_ms(event.timestamp))
 
@@ -120,7 +140,7 @@ def item_line(topic: str, value: bytes) -> Line:
 def _key(value: bytes, read: Callable[[], str]) -> bytes | None:
     try:
         return read().encode() or None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -131,6 +151,22 @@ def _epoch_ms(stamp: int | datetime) -> int | None:
             return None
         stamp = round(stamp.timestamp() * 1000)
     return stamp if EARLIEST <= stamp < LATEST else None
+
+
+def read_folder(folder: Path, topics: Topics) -> tuple[list[Line], list[Line]]:
+    """Return a data folder's items, and its searches and clicks in event-time order, as lines to send.
+
+    Raises:
+        LinesError: the folder lacks a file, or one cannot be read.
+    """
+    files = DataFolder.find(folder)
+    items = [item_line(topics.name("items"), line) for line in read_lines(files.items)]
+    searches = read_lines(files.searches) if files.searches else iter(())
+    events = in_event_time(
+        (behaviour_line(topics.name("searches"), line) for line in searches),
+        (behaviour_line(topics.name("clicks"), line) for line in read_lines(files.clicks)),
+    )
+    return items, events
 
 
 def in_event_time(*files: Iterable[Line]) -> list[Line]:

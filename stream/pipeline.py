@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stream.decode import Event, Reject, decode_click, decode_search
+from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
 from stream.drift import Detector, HandSetDetector, Step
 from stream.encoder import Encoder
-from stream.engine.checkpoint import Work
+from stream.engine.checkpoint import Output, Work
 from stream.engine.intake import Batch
 from stream.events import Click, DriftLevel, RecommendedItem, State
 from stream.learned_drift import LearnedDetector
 from stream.profile import Vector
-from stream.publish import dead_letter, drift_change, recommendation
-from stream.recommend.recommender import Occasion, Recommender
+from stream.publish import dead_letter, drift_change, erasure, recommendation
+from stream.recommend.features import Occasion
+from stream.recommend.recommender import Recommender
 from stream.settings import Settings
 from stream.state import UserState, decode, model_hash
 from stream.window import CLICK, SEARCH, Admission, Behaviour, remembered
@@ -36,8 +37,8 @@ class States(Protocol):
         """Return a user's state, None for one never seen."""
         ...
 
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        """Keep the states that a batch has changed."""
+    def keep(self, partition: int, states: dict[str, UserState | None]) -> None:
+        """Keep the states that a batch has changed; None for users who were erased."""
         ...
 
 
@@ -63,6 +64,7 @@ class Pipeline:
 
     decode_search = staticmethod(decode_search)
     decode_click = staticmethod(decode_click)
+    decode_erasure = staticmethod(decode_erasure)
     decode_state = staticmethod(decode)
 
     def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender, detector: Detector | None = None) -> None:
@@ -87,20 +89,26 @@ class Pipeline:
         return self.publish(turns, answers, states, work)
 
     def window(self, batch: Batch, states: States, work: _Changes) -> list[Turn]:
-        """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing."""
+        """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing.
+
+        An erasure takes the user's state away. Events after it begin a new user.
+        """
         size, span = self.settings.window.size, int(self.settings.window.days * 86_400_000)
         turns = []
         for entry in batch.entries:
             if isinstance(entry, Reject):
                 continue
-            behaviour, partition = entry.behaviour, entry.record.partition
-            users = work.users.setdefault(partition, {})
-            user = users.get(behaviour.user_id)
-            if user is None:
-                user = states.get(partition, behaviour.user_id) or self._stranger()
-                users[behaviour.user_id] = user
+            users, partition = work.users.setdefault(entry.record.partition, {}), entry.record.partition
+            user_id = entry.user_id if isinstance(entry, Erasure) else entry.behaviour.user_id
+            user = users[user_id] if user_id in users else states.get(partition, user_id)
+            if isinstance(entry, Erasure):
+                users[user_id] = None
+                self._unlearn(user)
+                continue
+            user = users[user_id] = user or self._stranger()
+            behaviour = entry.behaviour
             query, previous = _context(entry, user.window.behaviours, self.settings.recommend.previous_clicks)
-            admission = user.window.admit(remembered(entry.time, behaviour), size, span)
+            admission = user.window.admit(remembered(entry.time, behaviour, query), size, span)
             turns.append(Turn(entry, user, admission, query, previous))
         if self.settings.recommend.emit == "latest-per-user":
             newest = {id(turn.user): turn for turn in turns}
@@ -146,27 +154,23 @@ class Pipeline:
 
     def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
         """Choose items for every event that is to be answered."""
-        return self.recommender.process(
-            Occasion(
-                time=turn.event.time,
-                clicked=turn.event.behaviour.item_id if isinstance(turn.event.behaviour, Click) else None,
-                query=turn.query,
-                query_vector=turn.query_vector,
-                previous=turn.previous,
-                profile=turn.profile,
-                learn=turn.admission is Admission.NEW,
-                answer=turn.answered,
-            )
-            for turn in turns
-        )
+        return self.recommender.process([occasion(turn) for turn in turns])
 
     def publish(
         self, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None], states: States, work: _Changes
     ) -> Work:
         """Put together what goes out, and the states that it rests on."""
         topics = self.settings.topics
-        outputs = [dead_letter(topics, entry) for entry in work.batch.entries if isinstance(entry, Reject)]
-        for turn, items in zip(turns, answers, strict=True):
+        outputs: list[Output] = []
+        answered = zip(turns, answers, strict=True)
+        for entry in work.batch.entries:
+            if isinstance(entry, Reject):
+                outputs.append(dead_letter(topics, entry))
+                continue
+            if isinstance(entry, Erasure):
+                outputs += erasure(topics, entry)
+                continue
+            turn, items = next(answered)
             assert turn.drift is not None
             if items is not None:
                 outputs.append(recommendation(topics, turn.event, items, turn.drift, self.model))
@@ -174,12 +178,20 @@ class Pipeline:
                 outputs.append(drift_change(topics, turn.event, turn.before, turn.drift, self.model))
         for partition, users in work.users.items():
             states.keep(partition, users)
-        encoded = {p: {u.encode(): s.encode() for u, s in users.items()} for p, users in work.users.items()}
+        encoded = {
+            p: {u.encode(): None if s is None else s.encode() for u, s in users.items()} for p, users in work.users.items()
+        }
         return Work(work.batch.offsets, outputs, encoded)
 
     def _stranger(self) -> UserState:
         scales = len(self.settings.profile.half_lives_ms)
         return UserState.new(self._model_hash, scales, self.encoder.dimension, self.detector.new())
+
+    def _unlearn(self, user: UserState | None) -> None:
+        """Let the memory forget what this user typed, as far as the window still knows it. Who has typed it, it never knew."""
+        for behaviour in user.window.behaviours if user else ():
+            if behaviour.query is not None:
+                self.recommender.memory.unlearn(behaviour.time, behaviour.subject, behaviour.query)
 
     def _rebuild(self, user: UserState, turns: Sequence[Turn], queries: dict[str, Vector]) -> None:
         """Make what another model or detector left anew, from the window as it was before this batch."""
@@ -208,10 +220,10 @@ class Pipeline:
 
 @dataclass
 class _Changes:
-    """The users that a batch touches, by partition."""
+    """The users that a batch touches, by partition; None for those whom it erases."""
 
     batch: Batch
-    users: dict[int, dict[str, UserState]] = field(default_factory=dict)
+    users: dict[int, dict[str, UserState | None]] = field(default_factory=dict)
 
 
 def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[str | None, list[str]]:
@@ -225,3 +237,17 @@ def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[s
             query = last.subject
     previous = [b.subject for b in reversed(history) if b.kind == CLICK and b.time <= event.time]
     return query, previous[:clicks]
+
+
+def occasion(turn: Turn) -> Occasion:
+    """Return what the recommender has to know of an event."""
+    return Occasion(
+        time=turn.event.time,
+        clicked=turn.event.behaviour.item_id if isinstance(turn.event.behaviour, Click) else None,
+        query=turn.query,
+        query_vector=turn.query_vector,
+        previous=turn.previous,
+        profile=turn.profile,
+        learn=turn.admission is Admission.NEW,
+        answer=turn.answered,
+    )

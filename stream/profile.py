@@ -54,11 +54,12 @@ class Profile:
             self.sums *= fade[:, None].astype(np.float32)
             self.weights *= fade
             self.time = time
-            share = np.full(len(half_lives_ms), weight)
+            self.sums += np.float32(weight) * vector
+            self.weights += weight
         else:
             share = weight * np.exp2((time - self.time) / half_lives_ms)
-        self.sums += share[:, None].astype(np.float32) * vector
-        self.weights += share
+            self.sums += share[:, None].astype(np.float32) * vector
+            self.weights += share
 
     def means(self) -> Vector | None:
         """Return S_k / W_k, shape (K, d); None where nothing is known."""

@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from stream.decode import Event, Reject
+from stream.decode import Erasure, Event, Reject
 from stream.engine.checkpoint import Output
 from stream.events import DriftChange, DriftLevel, Recommendation, RecommendedItem, State, Trigger
 from stream.settings import Topics
@@ -42,6 +42,11 @@ def drift_change(topics: Topics, event: Event, before: State, now: DriftLevel, m
         model=model,
     )
     return Output(topics.name("drift"), event.record.key, _encode(change))
+
+
+def erasure(topics: Topics, erased: Erasure) -> list[Output]:
+    """Put a tombstone behind what was published of a user, so that compaction removes it."""
+    return [Output(topics.name(topic), erased.record.key, None) for topic in ("recommendations", "drift")]
 
 
 def dead_letter(topics: Topics, reject: Reject) -> Output:

@@ -1,26 +1,32 @@
 """Every setting of the worker, in small frozen groups, from the environment and a TOML file.
 
 `DRIFTSTREAM_WINDOW__SIZE=128` and `[window] size = 128` in the file name the same thing; the environment wins.
-The file is `driftstream.toml` in the working directory, or the one that `DRIFTSTREAM_CONFIG` names.
+The file is `driftstream.toml` in the working directory, or the one that `DRIFTSTREAM_CONFIG` names. Secrets may also be files, as
+Docker and Kubernetes mount them: in the folder that `DRIFTSTREAM_SECRETS` names, `driftstream_broker__sasl_password` for example.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 from pydantic_settings.exceptions import SettingsError as SettingsParseError
+
+from stream.connection import Broker
 
 Days = Annotated[float, Field(gt=0)]
 Milliseconds = Annotated[int, Field(ge=0)]
@@ -36,18 +42,6 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Broker(Group):
-    """Where Kafka is."""
-
-    servers: str = "127.0.0.1:9092"
-    group: str = "driftstream"
-    session_timeout_ms: Annotated[int, Field(ge=1000)] = 45_000
-
-    def librdkafka(self) -> dict[str, Any]:
-        """Return the connection's settings as librdkafka names them."""
-        return {"bootstrap.servers": self.servers}
-
-
 class Topics(Group):
     """Names and partition counts. `prefix` goes before every name, so that several systems can share a cluster."""
 
@@ -55,6 +49,7 @@ class Topics(Group):
     searches: str = "searches"
     clicks: str = "clicks"
     items: str = "items"
+    erasures: str = "erasures"
     recommendations: str = "recommendations"
     drift: str = "drift"
     dead_letters: str = "dead-letters"
@@ -119,7 +114,7 @@ class Recommend(Group):
     memory_items_per_key: Annotated[int, Field(ge=1)] = 100
     previous_clicks: Annotated[int, Field(ge=0)] = 3  # of the user, that the next one is learned to follow
     neighbours: Annotated[int, Field(ge=1)] = 16  # similar queries that are asked
-    neighbour_sharpness: Annotated[float, Field(gt=0)] = 15.0
+    neighbour_sharpness: Annotated[float, Field(gt=0)] = 10.0
 
     # The ranker's weights: stream/recommend/ranker.py has the formula.
     text_weight: float = 8.0
@@ -146,8 +141,9 @@ class Engine(Group):
     """How the worker reads, keeps state and checkpoints."""
 
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    worker_id: str = "worker-0"
+    worker_id: str = ""
     state_folder: Path = Path("state")
+    stuck_after_s: Annotated[float, Field(gt=0)] = 300.0
     batch_size: Annotated[int, Field(ge=1)] = 1024
     partition_buffer: Annotated[int, Field(ge=1)] = 5000
     order_wait_ms: Milliseconds = 20
@@ -157,11 +153,12 @@ class Engine(Group):
 
 
 class Web(Group):
-    """The worker's HTTP endpoints: liveness, readiness, metrics, profiles."""
+    """The worker's HTTP endpoints: liveness, readiness, metrics, profiles; the last only for those who know the token."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 6066
+    token: Annotated[SecretStr, Field(min_length=16)] | None = None
 
 
 class Settings(BaseSettings):
@@ -188,18 +185,24 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the TOML file behind the environment."""
+        """The environment first, then the files of secrets, then the TOML file."""
         path = Path(os.environ.get("DRIFTSTREAM_CONFIG", "driftstream.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_dir=os.environ.get("DRIFTSTREAM_SECRETS"), secrets_dir_missing="error"
+        )
+        return init_settings, env_settings, secrets, TomlConfigSettingsSource(settings_cls, toml_file=path)
 
 
-def read_settings() -> Settings:
+def read_settings(changes: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """Read the settings from the environment and the file.
+
+    Args:
+        changes: settings by group, as in a file; they win over both.
 
     Raises:
         SettingsError: naming each setting at fault as it is spelt in the environment and in the file.
     """
-    known = {f"DRIFTSTREAM_{name.upper()}" for name in Settings.model_fields} | {"DRIFTSTREAM_CONFIG"}
+    known = {f"DRIFTSTREAM_{name.upper()}" for name in Settings.model_fields} | {"DRIFTSTREAM_CONFIG", "DRIFTSTREAM_SECRETS"}
     strangers = [name for name in os.environ if name.startswith("DRIFTSTREAM_") and name.split("__")[0] not in known]
     if strangers:
         raise SettingsError(f"{strangers[0]}: no such setting; the groups are {', '.join(Settings.model_fields)}")
@@ -207,7 +210,7 @@ def read_settings() -> Settings:
     if "DRIFTSTREAM_CONFIG" in os.environ and not path.is_file():
         raise SettingsError(f"DRIFTSTREAM_CONFIG names {path}, which is not a file")
     try:
-        return Settings()
+        return Settings(**changes)
     except ValidationError as error:
         faults = []
         for fault in error.errors():

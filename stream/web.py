@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,11 @@ Answer = tuple[int, dict[str, Any]]
 class WebServer(Service):
     """Serves `/livez`, `/readyz`, `/metrics` and `/profiles/{user_id}`; on loopback unless the settings say otherwise.
 
+    What is known of a user is told only to those who send the token (`Authorization: Bearer …`), also on loopback: whoever has an
+    account on the machine can reach that. Without a token in the settings nobody is told.
+
     Args:
-        settings: address and port; port 0 takes a free one.
+        settings: address, port and token; port 0 takes a free one.
         ready: what `/readyz` says; its status is 503 until the worker answers events.
         profile: what `/profiles/{user_id}` says.
     """
@@ -64,6 +68,16 @@ class WebServer(Service):
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _profiles(self, request: web.Request) -> web.Response:
+        token = self._settings.token
+        if token is None:
+            return _json((403, {"error": "profiles are off: set DRIFTSTREAM_WEB__TOKEN, for the worker and for whoever asks it"}))
+        sent, expected = request.headers.get("Authorization", ""), f"Bearer {token.get_secret_value()}"
+        if not hmac.compare_digest(
+            sent.encode(errors="surrogateescape"), expected.encode()
+        ):  # takes as long wherever the difference is
+            refusal = _json((401, {"error": "a profile needs the worker's token: set DRIFTSTREAM_WEB__TOKEN to the same"}))
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
         return _json(self._profile(request.match_info["user_id"]))
 
 

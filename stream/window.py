@@ -11,7 +11,9 @@ from typing import NamedTuple
 from stream.events import Click, Search
 
 SEARCH, CLICK = 0, 1
+_CLICK_AFTER_QUERY = 2  # in the binary form only: the query follows the item_id
 _HEAD = struct.Struct("<qQBH")  # event time, event hash, kind, bytes of the subject
+_LENGTH = struct.Struct("<H")
 
 Place = tuple[int, int]
 """A position in a user's history: event time in ms, then the event's hash."""
@@ -25,7 +27,8 @@ class Behaviour(NamedTuple):
         event: 64 bits of a hash of kind and event_id.
         kind: SEARCH or CLICK.
         subject: the query or the item_id.
-        packed: the binary form of the above, kept because it is written at every checkpoint.
+        packed: the binary form of all of it, kept because it is written at every checkpoint.
+        query: of a click, what was typed before it: the memory has learned the one from the other, and has to forget it with the user.
     """
 
     time: int
@@ -33,6 +36,7 @@ class Behaviour(NamedTuple):
     kind: int
     subject: str
     packed: bytes
+    query: str | None = None
 
 
 class Admission(Enum):
@@ -43,13 +47,17 @@ class Admission(Enum):
     LATE = "late"  # behind what is remembered: whether it was counted before cannot be told any more
 
 
-def remembered(time: int, event: Search | Click) -> Behaviour:
-    """Return an event as a window keeps it."""
+def remembered(time: int, event: Search | Click, query: str | None = None) -> Behaviour:
+    """Return an event as a window keeps it; `query` is what a click answered to."""
     kind, subject = (CLICK, event.item_id) if isinstance(event, Click) else (SEARCH, event.query)
     identity = event.event_id.encode()
     digest = int.from_bytes(blake2b(identity, digest_size=8, salt=bytes([kind])).digest(), "little")
     text = subject.encode()
-    return Behaviour(time, digest, kind, subject, _HEAD.pack(time, digest, kind, len(text)) + text)
+    if kind == SEARCH or not query:
+        return Behaviour(time, digest, kind, subject, _HEAD.pack(time, digest, kind, len(text)) + text)
+    typed = query.encode()
+    packed = _HEAD.pack(time, digest, _CLICK_AFTER_QUERY, len(text)) + text + _LENGTH.pack(len(typed)) + typed
+    return Behaviour(time, digest, kind, subject, packed, query)
 
 
 class Window:
@@ -104,10 +112,14 @@ def unpack(data: bytes, count: int) -> list[Behaviour]:
         for _ in range(count):
             time, event, kind, length = _HEAD.unpack_from(data, at)
             end = at + _HEAD.size + length
-            subject = data[at + _HEAD.size : end]
-            if len(subject) != length:
+            subject, query = data[at + _HEAD.size : end].decode(), None
+            if kind == _CLICK_AFTER_QUERY:
+                (length,) = _LENGTH.unpack_from(data, end)
+                start, end = end + _LENGTH.size, end + _LENGTH.size + length
+                kind, query = CLICK, data[start:end].decode()
+            if end > len(data):
                 raise ValueError("cut short")
-            behaviours.append(Behaviour(time, event, kind, subject.decode(), data[at:end]))
+            behaviours.append(Behaviour(time, event, kind, subject, data[at:end], query))
             at = end
     except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"not a window: {error}") from error

@@ -9,12 +9,31 @@ from confluent_kafka import KafkaException
 
 from stream import topics
 from stream.app import App
+from stream.connection import BrokerError
 from stream.encoder import DeviceError, Encoder, ModelFolderError
+from stream.engine.checkpoint import LostError
+from stream.engine.folder import FolderError, StateFolder
+from stream.engine.store import StoreError
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline
 from stream.settings import Settings, effective
 
 log = logging.getLogger("driftstream")
+
+
+# What can keep a worker from starting, each with a message that says what to do.
+STARTING = (
+    BrokerError,
+    topics.TopicError,
+    FolderError,
+    StoreError,
+    DeviceError,
+    ModelFolderError,
+    LostError,
+    KafkaException,
+    TimeoutError,
+    ValueError,
+)
 
 
 class WorkerError(Exception):
@@ -28,11 +47,16 @@ def run(settings: Settings, log_level: str) -> None:
         WorkerError: before anything was consumed.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("aiokafka.conn").setLevel(logging.INFO)  # at debug it prints requests, and a login is one of them
     for group, values in effective(settings).items():
         log.info("settings.%s: %s", group, values)
     try:
-        for topic in topics.ensure(settings):
+        cluster, created = topics.ensure(settings)
+        for topic in created:
             log.info("created topic %s", topic)
+        folder = StateFolder(
+            settings.engine.state_folder, cluster=cluster, group=settings.broker.group, partitions=settings.topics.partitions
+        )
         encoder = Encoder(
             settings.model.folder,
             device=settings.model.device,
@@ -44,8 +68,9 @@ def run(settings: Settings, log_level: str) -> None:
         knowledge = Knowledge(settings, encoder)
         knowledge.load()
         encoder.warm_up()
-    except (topics.TopicError, DeviceError, ModelFolderError, KafkaException, TimeoutError, ValueError) as error:
+        worker_id = settings.engine.worker_id or folder.worker_id
+        app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge, worker_id)
+    except STARTING as error:
         raise WorkerError(str(error)) from error
-    app = App(settings, Pipeline(settings, encoder, knowledge.recommender), knowledge)
     worker = faust.Worker(app, loglevel=log_level.upper(), redirect_stdouts=False, override_logging=False)
     worker.execute_from_commandline()

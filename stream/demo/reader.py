@@ -86,6 +86,8 @@ class Reader(threading.Thread):
                 return
             raise KafkaException(error)
         topic = message.topic()
+        if value is None and topic != self._dead_letters_topic:
+            return  # a user was erased
         if topic == self._recommendations_topic:
             recommendation = _recommendation.decode(value)
             self.recommendations += 1

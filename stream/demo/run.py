@@ -14,19 +14,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from stream import sample
+from stream.decode import UNREADABLE
 from stream.demo.reader import Reader
 from stream.demo.screen import Screen, print_summary
 from stream.engine.embedded_broker import EmbeddedBroker
 from stream.events import Item
 from stream.feed import Ahead, Feeder, FeedError
-from stream.lines import DataFolder, Line, LinesError, behaviour_line, in_event_time, item_line, read_lines
+from stream.lines import Line, LinesError, read_folder
 from stream.settings import Settings
 from stream.topics import plan
 from stream.web import free_port
@@ -70,15 +70,9 @@ def _run(
     if data is None:
         data = scratch / "data"
         truth = sample.write(data).truth
-    files = DataFolder.find(data)
     topics = settings.topics
-    items = [item_line(topics.name("items"), line) for line in read_lines(files.items)]
-    searches = read_lines(files.searches) if files.searches else iter(())
-    events = in_event_time(
-        (behaviour_line(topics.name("searches"), line) for line in searches),
-        (behaviour_line(topics.name("clicks"), line) for line in read_lines(files.clicks)),
-    )
-    events = list(islice(events, limit))
+    items, events = read_folder(data, topics)
+    events = events[:limit]
     with ExitStack() as stack:
         broker = stack.enter_context(EmbeddedBroker({topic.name: topic.partitions for topic in plan(settings)}))
         client = {"bootstrap.servers": broker.address, "log.connection.close": False}
@@ -158,6 +152,7 @@ def _worker(settings: Settings, scratch: Path, address: str, model: Path) -> Ite
     environment = {
         **os.environ,
         "DRIFTSTREAM_BROKER__SERVERS": address,
+        "DRIFTSTREAM_BROKER__SECURITY_PROTOCOL": "PLAINTEXT",  # whatever the settings say of a real one
         "DRIFTSTREAM_MODEL__FOLDER": str(model),
         "DRIFTSTREAM_ENGINE__GUARANTEE": "at_least_once",  # the embedded broker has no transactions
         "DRIFTSTREAM_ENGINE__STATE_FOLDER": str(scratch / "state"),
@@ -208,7 +203,7 @@ def _titles(items: list[Line]) -> dict[str, str]:
     for line in items:
         try:
             item = msgspec.json.decode(line.value, type=Item)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             continue
         titles[item.item_id] = item.title or item.category or item.item_id
     return titles

@@ -60,6 +60,20 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
+class RankWeights(msgspec.Struct, frozen=True, kw_only=True):
+    """The ranker's weights as learned: the settings of the same names in `[recommend]`, stream/recommend/ranker.py has the formula."""
+
+    text_weight: float
+    coverage_weight: float
+    profile_weight: float
+    popular_prior: float
+    similar_prior: float
+    query_prior: float
+    followed_prior: float
+    repeat: float
+    neighbour_sharpness: float
+
+
 class DriftPart(msgspec.Struct, frozen=True, kw_only=True):
     """The learned drift detector, `drift.onnx` and `drift.npz`: stream/learned_drift.py has the formula.
 
@@ -84,7 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`. `version` is derived from `files`: two folders of one version hold the same bytes.
 
     `variants` maps a variant to its file, `files` every file but the manifest to its sha256, `fused_operators` a file to
-    the number of each fused operator in it. `labels` are a classifier's classes, in the order of its logits.
+    the number of each fused operator in it. `labels` are a classifier's classes, in the order of its logits. `rank` holds
+    the ranker's weights where they were learned with this model.
     """
 
     format: Literal[1]
@@ -105,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parity: list[Parity]
     labels: list[str] = []
     training: Training | None = None
+    rank: RankWeights | None = None
     drift: DriftPart | None = None
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+FETCH_WAIT_MS = 50
+
 
 class BroadcastRecord(NamedTuple):
     """A record of a broadcast topic; the same fields as other clients' records."""
@@ -42,15 +44,20 @@ class Broadcast:
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": FETCH_WAIT_MS,  # what the end of an empty partition costs, when it is read to there
             }
         )
         metadata = self._consumer.list_topics(topic, timeout=30).topics[topic]
         if metadata.error is not None:
             raise KafkaException(metadata.error)
-        begin = offsets or {}
-        self._consumer.assign([TopicPartition(topic, p, begin.get(p, OFFSET_BEGINNING)) for p in metadata.partitions])
-        self._unread = set(metadata.partitions)
-        self.offsets: dict[int, int] = dict(begin)
+        self._partitions = set(metadata.partitions)
+        self.rewind(offsets or {})
+
+    def rewind(self, offsets: Mapping[int, int]) -> None:
+        """Read on from these offsets, by partition; from the beginning where absent."""
+        self._consumer.assign([TopicPartition(self.topic, p, offsets.get(p, OFFSET_BEGINNING)) for p in self._partitions])
+        self._unread = set(self._partitions)
+        self.offsets: dict[int, int] = dict(offsets)
 
     def read_to_end(self, timeout: float) -> Iterator[BroadcastRecord]:
         """Yield everything up to the end that each partition has when it is reached.

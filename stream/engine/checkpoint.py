@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Literal, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from stream.engine.intake import Partition
+
+log = logging.getLogger("driftstream.checkpoint")
 
 Guarantee = Literal["exactly_once", "at_least_once"]
 Headers = list[tuple[str, bytes]]
@@ -27,27 +33,40 @@ class Output(NamedTuple):
 
 @dataclass
 class Work:
-    """What one batch leads to: the offsets that it consumed, what to publish, and the users' new states, encoded."""
+    """What one batch leads to: the offsets that it consumed, what to publish, and the users' new states, encoded; None erases."""
 
     offsets: dict[Partition, int]
     outputs: list[Output] = field(default_factory=list)
-    states: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    states: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)
 
 
-class Member(Protocol):
-    """The worker's membership in its consumer group."""
+class Membership(NamedTuple):
+    """The worker's place in its consumer group, as it was when the partitions that it now reads were given to it.
+
+    Not as it is at the moment of committing: a worker that was thrown out of the group has no place, and Kafka takes offsets in a
+    transaction without a place from anybody.
+    """
 
     group: str
     generation: int
     member_id: str
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
-        """Commit consumed offsets through the group; False if it has moved on."""
-        ...
-
 
 class LostError(Exception):
     """The results of a batch could not be made safe. The worker has to stop; the batch is read again after the restart."""
+
+
+class MovedOnError(LostError):
+    """The group has given the partitions away meanwhile. Nothing of the batch was kept; its new owner reads it again."""
+
+
+# What the broker says to a member of an earlier generation, or to one that it knows no more.
+MOVED_ON = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID}
+
+# A transaction that is open for longer is aborted by the broker: what a worker that died in the middle of one delays its successor
+# by, at most. It is open only while a batch is being produced, after everything is computed.
+TRANSACTION_TIMEOUT_MS = 15_000
+OFFSETS_TIMEOUT = 6.0  # seconds; a coordinator answers in milliseconds
 
 
 class Checkpoint:
@@ -68,7 +87,11 @@ class Checkpoint:
         transactional_id: unique to this worker; used for exactly_once only.
         changelog: the topic of the users' states.
         persist: writes a partition's encoded states and their last changelog offset to RocksDB.
+        commit_offsets: commits consumed offsets through the group, False if it has moved on; used for at_least_once only.
         timeout: seconds that the broker may take for a batch before the worker gives up.
+
+    Raises:
+        LostError: exactly_once, and the broker does not let this worker begin.
     """
 
     def __init__(
@@ -78,12 +101,14 @@ class Checkpoint:
         guarantee: Guarantee,
         transactional_id: str,
         changelog: str,
-        persist: Callable[[int, Mapping[bytes, bytes], int], None],
+        persist: Callable[[int, Mapping[bytes, bytes | None], int], None],
+        commit_offsets: Callable[[Mapping[Partition, int], Membership], Awaitable[bool]],
         timeout: float = 60.0,
     ) -> None:
         self._transactional = guarantee == "exactly_once"
         self._changelog = changelog
         self._persist = persist
+        self._commit_offsets = commit_offsets
         self._timeout = timeout
         self._failure: KafkaError | None = None
         self._written: dict[int, int] = {}
@@ -99,53 +124,140 @@ class Checkpoint:
             "message.timeout.ms": int(timeout * 1000),
         }
         if self._transactional:
-            config |= {"transactional.id": transactional_id, "transaction.timeout.ms": int(timeout * 1000)}
-        self._producer = Producer(config)
-        if self._transactional:
-            self._producer.init_transactions(timeout)
+            config |= {
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                "message.timeout.ms": TRANSACTION_TIMEOUT_MS,  # librdkafka allows no more
+            }
+        self._config = config
+        self._producer = self._new_producer()
 
-    async def commit(self, work: Work, member: Member) -> None:
+    def _new_producer(self) -> Producer:
+        """Connect. In a transactional id's name: what its former holder has left open is aborted, and the holder is fenced."""
+        producer = Producer(self._config)
+        if self._transactional:
+            try:
+                self._insist(producer.init_transactions, monotonic() + self._timeout)
+            except KafkaException as error:
+                name = self._config["transactional.id"]
+                raise LostError(f"the broker does not let {name} begin a transaction: {_text(error)}") from error
+        return producer
+
+    async def commit(self, work: Work, member: Membership) -> None:
         """Carry out the steps above for one batch.
 
         Raises:
+            MovedOnError: the group has given the partitions away. Nothing of the batch was kept.
             LostError: the broker refused or did not answer; nothing of the batch was written to RocksDB.
         """
-        try:
-            await asyncio.to_thread(self._produce, work, member)
-        except KafkaException as error:
-            raise LostError(f"the broker did not accept a batch: {error}") from error
-        if not self._transactional and not await member.commit(work.offsets):
-            raise LostError("the group moved on without this worker; its offsets were refused")
+        if self._transactional:
+            await asyncio.to_thread(self._transact, work, member)
+        else:
+            await asyncio.to_thread(self._deliver, work)
+            if not await self._commit_offsets(work.offsets, member):
+                raise MovedOnError("the group moved on without this worker; its offsets were refused")
         await asyncio.to_thread(self._write, work)
 
-    def _produce(self, work: Work, member: Member) -> None:
-        producer = self._producer
+    def _transact(self, work: Work, member: Membership) -> None:
+        """Produce and commit as one transaction; begin again where the broker has aborted it."""
+        deadline = monotonic() + self._timeout
+        offsets = [TopicPartition(p.topic, p.partition, offset) for p, offset in work.offsets.items()]
+        while True:
+            try:
+                self._producer.begin_transaction()
+                self._produce(work)
+                self._send_offsets(offsets, member)
+                self._insist(self._producer.commit_transaction, deadline)
+                return
+            except TimeoutError as error:
+                if monotonic() > deadline:
+                    raise LostError(f"the group's coordinator takes no offsets within {self._timeout:g} s") from error
+                log.warning("The group's coordinator does not answer; the transaction is begun again by a new producer")
+                self._producer = self._new_producer()
+            except KafkaException as error:
+                fault: KafkaError = error.args[0]
+                if fault.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+                    raise LostError(
+                        "the broker has given this worker's transactions to another one, or they took too long "
+                        f"({fault.str()}). If this comes again, two workers have the same engine.worker_id"
+                    ) from error
+                # _STATE: the transaction failed in the background, and the next record found out.
+                again = fault.txn_requires_abort() or fault.code() == KafkaError._STATE
+                if not again or (monotonic() > deadline and fault.code() not in MOVED_ON):
+                    raise LostError(f"the broker did not accept a batch: {_text(error)}") from error
+                self._abort(deadline)
+                if fault.code() in MOVED_ON:
+                    raise MovedOnError(f"the group moved on without this worker ({fault.str()})") from error
+                log.warning("A transaction was aborted (%s); it is begun again", fault.str())
+
+    def _send_offsets(self, offsets: list[TopicPartition], member: Membership) -> None:
+        """Put the offsets into the transaction.
+
+        librdkafka's call can wait for ever, whatever timeout it is given, once the coordinator's broker was away (its issues 5456 and
+        5511). It cannot be interrupted, so it has a thread of its own; a producer that is stuck in it is of no use any more.
+
+        Raises:
+            TimeoutError: nothing came of it for so long that nothing will.
+        """
+        producer, outcome = self._producer, SimpleQueue[Exception | None]()
+
+        def send() -> None:
+            try:
+                producer.send_offsets_to_transaction(offsets, group_metadata(*member), OFFSETS_TIMEOUT)
+                outcome.put(None)
+            except Exception as error:
+                outcome.put(error)
+
+        threading.Thread(target=send, name="offsets", daemon=True).start()
+        try:
+            error = outcome.get(timeout=OFFSETS_TIMEOUT + 2.0)
+        except Empty:
+            raise TimeoutError from None
+        if error is not None:
+            raise error
+
+    def _abort(self, deadline: float) -> None:
+        try:
+            self._insist(self._producer.abort_transaction, max(deadline, monotonic() + 5))
+        except KafkaException as error:
+            raise LostError(f"a transaction could not be aborted: {_text(error)}") from error
+
+    @staticmethod
+    def _insist(call: Callable[..., None], deadline: float, *arguments: Any) -> None:
+        """Call one of the producer's transactional methods; where it timed out, librdkafka goes on with the next call."""
+        while True:
+            try:
+                return call(*arguments, max(1.0, deadline - monotonic()))
+            except KafkaException as error:
+                if not error.args[0].retriable() or monotonic() > deadline:
+                    raise
+
+    def _deliver(self, work: Work) -> None:
+        """Produce, and wait until every record is acknowledged."""
+        try:
+            self._produce(work)
+            if self._producer.flush(self._timeout):
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"not acknowledged within {self._timeout:g} s"))
+            if self._failure is not None:
+                raise KafkaException(self._failure)
+        except KafkaException as error:
+            raise LostError(f"the broker did not accept a batch: {_text(error)}") from error
+
+    def _produce(self, work: Work) -> None:
         self._written.clear()
-        if self._transactional:
-            producer.begin_transaction()
         for partition, states in work.states.items():
             for key, value in states.items():
                 self._send(self._changelog, value, key, partition=partition, on_delivery=self._on_state)
         for output in work.outputs:
             self._send(output.topic, output.value, output.key, headers=output.headers, on_delivery=self._on_output)
-        if self._transactional:
-            offsets = [TopicPartition(p.topic, p.partition, offset) for p, offset in work.offsets.items()]
-            metadata = group_metadata(member.group, member.generation, member.member_id)
-            producer.send_offsets_to_transaction(offsets, metadata, self._timeout)
-            producer.commit_transaction(self._timeout)
-        elif producer.flush(self._timeout):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"not acknowledged within {self._timeout:g} s"))
-        if self._failure is not None:
-            raise KafkaException(self._failure)
 
     def _send(self, topic: str, value: bytes | None, key: bytes | None, **options: Any) -> None:
         while True:
             try:
                 self._producer.produce(topic, value, key, **options)
+                return
             except BufferError:  # more than the producer holds: wait until the broker has taken some
                 self._producer.poll(0.1)
-            else:
-                return
 
     def _on_state(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -159,9 +271,14 @@ class Checkpoint:
             self._failure = error
 
     def _write(self, work: Work) -> None:
+        """Keep the new states. What cannot be written is in the changelog already: a worker that starts again gets it from there."""
         for partition, states in work.states.items():
             if states:
                 self._persist(partition, states, self._written[partition])
+
+
+def _text(error: KafkaException) -> str:
+    return str(error.args[0].str())
 
 
 def group_metadata(group: str, generation: int, member_id: str) -> bytes:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
-from stream.decode import Event, Record, Reject
+from stream.decode import Entry, Record, Reject
 
-Decode = Callable[[Record], Event | Reject]
+Decode = Callable[[Record], Entry]
+
+FULL_BYTES = 16 * 2**20  # that a partition may hold, however few records that is
 
 
 class Partition(NamedTuple):
@@ -28,21 +30,27 @@ class Partition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Events and rejects in event-time order, and for each partition the offset to go on from."""
+    """Events, erasures and rejects in event-time order. It may be cut anywhere: its parts, one after the other, lead to the same."""
 
-    entries: list[Event | Reject]
-    offsets: dict[Partition, int]
+    entries: Sequence[Entry]
+
+    @property
+    def offsets(self) -> dict[Partition, int]:
+        """For each partition the offset to go on from after this batch."""
+        records = [entry.record for entry in self.entries]
+        return {Partition(record.topic, record.partition): record.offset + 1 for record in records}
 
 
 @dataclass(slots=True)
 class _Queue:
     rank: int
     decode: Decode
-    entries: deque[Event | Reject] = field(default_factory=deque)
+    entries: deque[Entry] = field(default_factory=deque)
     empty_since: float = field(default_factory=monotonic)
     idle: bool = False
     time: int = 0  # of the newest head: what a reject, which has none, is ordered by
     next_offset: int = 0
+    held_bytes: int = 0  # of the values of `entries`
 
 
 class Intake:
@@ -52,7 +60,7 @@ class Intake:
         decoders: how to read each topic; their order breaks ties between events of the same millisecond.
         wait: seconds that the others wait for an empty partition which is read to its end.
         backlog_wait: seconds that they wait for one whose lag is known to be positive, or not known yet.
-        capacity: entries that a partition may hold before it counts as full (back-pressure).
+        capacity: entries that a partition may hold before it counts as full (back-pressure); 16 MiB are enough too.
     """
 
     def __init__(self, decoders: Mapping[str, Decode], *, wait: float, backlog_wait: float, capacity: int) -> None:
@@ -68,6 +76,11 @@ class Intake:
         self._open = False
         self.lag: Callable[[Partition], int | None] = lambda _: None
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics that are read."""
+        return list(self._decoders)
+
     def assign(self, partitions: Iterable[Partition]) -> None:
         """Start over with these partitions; what was held is dropped, to be fetched again from the committed offsets."""
         ranks = {topic: rank for rank, topic in enumerate(self._decoders)}
@@ -76,11 +89,15 @@ class Intake:
         self._open = True
         self._arrived.set()
 
-    async def drain(self) -> None:
-        """Hand out nothing more, forget what is held, and return when the batch in flight has finished."""
+    def close(self) -> None:
+        """Hand out nothing more until `assign`, and forget what is held."""
         self._open = False
         self._queues = {}
         self._heads = []
+
+    async def drain(self) -> None:
+        """Close, and return when the batch in flight has finished."""
+        self.close()
         await self._finished.wait()
 
     def put(self, partition: Partition, records: Sequence[Record]) -> None:
@@ -95,6 +112,7 @@ class Intake:
         was_empty = not queue.entries
         queue.entries.extend(map(queue.decode, fresh))
         queue.next_offset = fresh[-1].offset + 1
+        queue.held_bytes += sum(len(record.value or b"") for record in fresh)
         queue.idle = False
         if was_empty:
             self._push_head(partition, queue)
@@ -102,7 +120,7 @@ class Intake:
 
     def full(self) -> set[Partition]:
         """The partitions that should not be fetched for now."""
-        return {p for p, queue in self._queues.items() if len(queue.entries) >= self._capacity}
+        return {p for p, q in self._queues.items() if len(q.entries) >= self._capacity or q.held_bytes >= FULL_BYTES}
 
     async def take(self, limit: int) -> Batch:
         """Wait for events and return up to `limit` of them. Call `finish` when their results are safe."""
@@ -122,25 +140,24 @@ class Intake:
         self._finished.set()
 
     def _merge(self, limit: int) -> Batch:
-        entries: list[Event | Reject] = []
-        offsets: dict[Partition, int] = {}
+        entries: list[Entry] = []
         waiting = not self._open or self._must_wait()
         while self._heads and len(entries) < limit and not waiting:
             *_, partition = heapq.heappop(self._heads)
             queue = self._queues[partition]
             entry = queue.entries.popleft()
             entries.append(entry)
-            offsets[partition] = entry.record.offset + 1
+            queue.held_bytes -= len(entry.record.value or b"")
             if queue.entries:
                 self._push_head(partition, queue)
             else:
                 queue.empty_since = monotonic()
                 waiting = self._must_wait()
-        return Batch(entries, offsets)
+        return Batch(entries)
 
     def _push_head(self, partition: Partition, queue: _Queue) -> None:
         head = queue.entries[0]
-        if isinstance(head, Event):
+        if not isinstance(head, Reject):
             queue.time = head.time
         heapq.heappush(self._heads, (queue.time, queue.rank, partition.partition, head.record.offset, partition))
 

@@ -8,40 +8,67 @@ holds: here a partition is recovered when the *position* reaches the last stable
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import Counter
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 import rocksdict
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from faust.stores.rocksdb import Store
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 
-log = logging.getLogger("driftstream.recovery")
+from stream.engine.transport import stable_offsets
+
+
+class RecoveryError(Exception):
+    """Users' states cannot be restored; the message says what to do."""
 
 
 class Recovery(FaustRecovery):
     """Faust's recovery, with the changelog read by `replay_changelog`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._restoring = threading.Lock()
+
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Counter[TP], title: str) -> None:
         # Called first of all for the partitions that this worker has become the owner of. When this returns, each database stands
         # where its changelog ends; saying so to Faust leaves it nothing to read.
-        generation = self.app.consumer_generation_id
-        reached = await asyncio.to_thread(
-            replay_changelog,
-            self.app.settings.broker.librdkafka(),
-            {tp: self.tp_to_table[tp].data for tp in tps},
-            lambda: not self.should_stop and self.app.consumer_generation_id == generation,
-        )
+        try:
+            stores = {tp: self.tp_to_table[tp].data for tp in tps}
+            reached = await asyncio.to_thread(self._restore, stores, self.app.consumer_generation_id)
+        except Exception as error:  # Faust would only log it, and the worker would wait for ever
+            await self.app.crash(error)
+            raise
         destination.clear()
         for tp, offset in reached.items():  # not Counter.update, which adds
             destination[tp] = self.active_offsets[tp] = offset
 
+    def _restore(self, stores: Mapping[TP, Store], generation: int) -> dict[TP, int]:
+        # One at a time: where the group is reorganised in the middle of it, the next one must not overtake what this one writes.
+        with self._restoring:
+            return self._restore_alone(stores, generation)
+
+    def _restore_alone(self, stores: Mapping[TP, Store], generation: int) -> dict[TP, int]:
+        app = self.app
+        # First of all wait until no transaction can move the offsets that we start from: one that a former owner has still open, when
+        # it commits, brings states with it. From then on nobody but us commits for these partitions.
+        inputs = {TP(topic, tp.partition) for topic in app.intake.topics for tp in stores}
+        stable_offsets(app.settings.broker, inputs)
+        return replay_changelog(
+            app.settings.broker.librdkafka(),
+            stores,
+            lambda: not self.should_stop and app.consumer_generation_id == generation,
+            app.watchdog.progress,
+        )
+
     async def _wait(self, coro: Any, timeout: Any = None) -> None:
-        # Without Faust's limit of 90 s: reading a large changelog takes as long as it takes. Readiness tells, and a watchdog ends
+        # Without Faust's limit of 90 s: reading a large changelog takes as long as it takes. Readiness tells, and the watchdog ends
         # a worker that makes no progress.
         await super()._wait(coro)
 
@@ -58,25 +85,39 @@ class TableManager(FaustTableManager):
 
 
 def replay_changelog(
-    client: Mapping[str, Any], stores: Mapping[TP, Store], wanted: Callable[[], bool], patience: float = 60.0
+    client: Mapping[str, Any],
+    stores: Mapping[TP, Store],
+    wanted: Callable[[], bool],
+    progress: Callable[[], None] = lambda: None,
+    patience: float = 60.0,
 ) -> dict[TP, int]:
     """Apply what each changelog partition holds beyond the offset that its database stands for.
+
+    Reads committed records only, and up to the end that the partition has at the beginning, open transactions included. It is not
+    enough to read to the last stable offset: a transaction that a dead worker has left open holds it back, and what a later owner
+    committed behind it would be missed (KAFKA-10167 was this mistake). The broker aborts such a transaction when its time is up.
 
     Args:
         client: librdkafka's settings for the connection.
         stores: the store of each changelog partition.
         wanted: asked between batches; replaying stops when it says False (the partitions have moved on).
+        progress: called whenever something was read.
         patience: seconds without any progress before giving up.
 
     Returns:
         The last offset that each database now stands for; -1 for an empty changelog.
 
     Raises:
+        RecoveryError: a changelog was emptied, or nothing arrived for `patience` seconds.
         KafkaException: the changelog cannot be read.
-        TimeoutError: nothing arrived for `patience` seconds.
     """
     if not stores:
         return {}
+    ends = _ends(client, stores)
+    reached = {tp: _trusted_offset(tp, store, ends[tp]) for tp, store in stores.items()}
+    unfinished = {tp for tp in stores if reached[tp] + 1 < ends[tp]}
+    if not unfinished:
+        return reached
     consumer = Consumer(
         {
             **client,
@@ -88,61 +129,78 @@ def replay_changelog(
         }
     )
     try:
-        reached: dict[TP, int] = {}
-        for tp, store in stores.items():
-            reached[tp] = _trusted_offset(consumer, tp, store)
         consumer.assign(
-            [TopicPartition(tp.topic, tp.partition, at + 1 if at >= 0 else OFFSET_BEGINNING) for tp, at in reached.items()]
+            [
+                TopicPartition(tp.topic, tp.partition, reached[tp] + 1 if reached[tp] >= 0 else OFFSET_BEGINNING)
+                for tp in unfinished
+            ]
         )
-        unfinished, idle = set(stores), 0.0
+        last = monotonic()
         while unfinished and wanted():
             messages = consumer.consume(10_000, 0.2)
-            idle = 0.0 if messages else idle + 0.2
-            if idle > patience:
-                raise TimeoutError(f"changelog {sorted(unfinished)}: nothing read for {patience:g} s; is the broker up?")
-            _apply(messages, stores, reached, unfinished)
+            before = dict(reached)
+            _apply(messages, stores, reached)
+            unfinished = {tp for tp in unfinished if reached[tp] + 1 < ends[tp]}
+            if reached != before:
+                last = monotonic()
+                progress()
+            elif monotonic() - last > patience:
+                raise RecoveryError(
+                    f"changelog {', '.join(f'{tp.topic}[{tp.partition}]' for tp in sorted(unfinished))}: nothing came for "
+                    f"{patience:g} s. Is the broker up, and does it abort transactions that were left open?"
+                )
         return reached
     finally:
         consumer.close()
 
 
-def _trusted_offset(consumer: Consumer, tp: TP, store: Store) -> int:
-    """The offset that a database stands for, or -1 where it claims more than the changelog has: then it is rebuilt."""
+def _ends(client: Mapping[str, Any], partitions: Iterable[TP]) -> dict[TP, int]:
+    """Where each partition ends, open transactions included."""
+    admin = AdminClient(dict(client))
+    asked = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in partitions}
+    answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=30)
+    return {TP(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+
+
+def _trusted_offset(tp: TP, store: Store, end: int) -> int:
+    """The offset that a database stands for, -1 for a new one.
+
+    Raises:
+        RecoveryError: it claims more than the changelog has.
+    """
     persisted: int | None = store.persisted_offset(tp)
     if persisted is None:
         return -1
-    _, end = consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=30)
     if persisted < end:
         return persisted
-    log.warning(
-        "%s[%d]: the state on disk stands for offset %d, but the changelog ends at %d: it was emptied or made anew. "
-        "The state is discarded and rebuilt from what the changelog holds.",
-        tp.topic, tp.partition, persisted, end,
-    )  # fmt: skip
-    database = store._db_for_partition(tp.partition)
-    database.delete_range(b"", b"\xff" * 64)
-    return -1
+    raise RecoveryError(
+        f"{tp.topic}[{tp.partition}] ends at offset {end}, but the state in {store.partition_path(tp.partition)} stands for offset "
+        f"{persisted}: the changelog was emptied or made anew, or the folder is another cluster's. To go on from what the changelog "
+        "holds, move that folder away; to keep what is in it, restore the topic or name the right cluster"
+    )
 
 
-def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP, int], unfinished: set[TP]) -> None:
-    batches: dict[TP, rocksdict.WriteBatch] = {}
+def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP, int]) -> None:
+    batches: dict[TP, rocksdict.WriteBatch] = defaultdict(lambda: rocksdict.WriteBatch(raw_mode=True))
+    erased: set[TP] = set()
     for message in messages:
         tp = TP(message.topic(), message.partition())
         error = message.error()
-        if error is not None:
-            if error.code() != KafkaError._PARTITION_EOF:
-                raise KafkaException(error)
-            unfinished.discard(tp)
-            if message.offset() > 0:  # the position, which is past control records too
-                reached[tp] = max(reached[tp], message.offset() - 1)
-                batches.setdefault(tp, rocksdict.WriteBatch(raw_mode=True))
-            continue
-        batch = batches.setdefault(tp, rocksdict.WriteBatch(raw_mode=True))
-        if message.value() is None:
-            batch.delete(message.key())
-        else:
-            batch.put(message.key(), message.value())
-        reached[tp] = message.offset()
+        if error is None:
+            if message.value() is None:
+                batches[tp].delete(message.key())
+                erased.add(tp)
+            else:
+                batches[tp].put(message.key(), message.value())
+            reached[tp] = message.offset()
+        elif error.code() != KafkaError._PARTITION_EOF:
+            raise KafkaException(error)
+        elif message.offset() - 1 > reached[tp]:  # the position, which is past control records and aborted ones too
+            reached[tp] = message.offset() - 1
+            batches[tp]
     for tp, batch in batches.items():
         batch.put(Store.offset_key, str(reached[tp]).encode())
-        stores[tp]._db_for_partition(tp.partition).write(batch)
+        database = stores[tp]._db_for_partition(tp.partition)
+        database.write(batch)
+        if tp in erased:
+            database.flush()  # see `erasing` in engine/store.py

@@ -11,9 +11,41 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import rocksdict
-from faust.stores.rocksdb import Store
+from faust.stores.rocksdb import RocksDBOptions, Store
+
+from stream.engine.folder import ADVICE
 
 S = TypeVar("S")
+
+
+class StoreError(Exception):
+    """The state folder cannot be read or written; the message says what to do."""
+
+
+def erasing(options: rocksdict.Options) -> rocksdict.Options:
+    """Let RocksDB compact every file with a deletion in it at once, so that what was deleted is gone from the disk.
+
+    By itself it keeps the old bytes until enough has been written over them, which may be never. Add a `flush` after deleting: a
+    deletion comes into a file, and out of the write-ahead log, only then. What may be left is the key alone: of a deletion in a file
+    that overlaps with no other, until `compact`; and in the MANIFEST, where a file begins or ends with it, until the next start.
+    """
+    options.add_compact_on_deletion_collector_factory(128, 1, 0.0)  # one deletion among 128 entries is enough
+    return options
+
+
+def compact(database: rocksdict.Rdict) -> None:
+    """Write a whole database anew, without anything that was deleted. Meant for small ones."""
+    options = rocksdict.CompactOptions()
+    options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+    database.compact_range(None, None, options)
+
+
+class ErasingOptions(RocksDBOptions):
+    """Faust's way to open a table's databases, with `erasing`."""
+
+    def as_options(self) -> rocksdict.Options:
+        """Return RocksDB's options."""
+        return erasing(super().as_options())
 
 
 class StateStore(Generic[S]):
@@ -34,33 +66,55 @@ class StateStore(Generic[S]):
     def get(self, partition: int, user_id: str) -> S | None:
         """Return a user's state, or None for one never seen. The caller may change it and must then `keep` it."""
         state = self._states.get((partition, user_id))
-        if state is None:
-            stored = self._store._db_for_partition(partition).get(user_id.encode())
-            if stored is None:
-                return None
-            state = self._decode(stored)
-        return state
+        return self.peek(partition, user_id) if state is None else state
 
     def peek(self, partition: int, user_id: str) -> S | None:
-        """Return what RocksDB holds of a user: a copy of its own, safe to read while batches go on."""
-        stored = self._store._db_for_partition(partition).get(user_id.encode())
-        return None if stored is None else self._decode(stored)
+        """Return what RocksDB holds of a user: a copy of its own, safe to read while batches go on.
 
-    def keep(self, partition: int, states: Mapping[str, S]) -> None:
-        """Keep states decoded for the next batch; the least recently kept make room."""
+        Raises:
+            StoreError: the database cannot be read, or holds what is no state.
+        """
+        try:
+            stored = self._store._db_for_partition(partition).get(user_id.encode())
+            return None if stored is None else self._decode(stored)
+        except Exception as error:  # rocksdict raises plain ones
+            path = self._store.partition_path(partition)
+            raise StoreError(f"a user's state in {path} cannot be read: {error}. If it is damaged: {ADVICE}") from error
+
+    def keep(self, partition: int, states: Mapping[str, S | None]) -> None:
+        """Keep states decoded for the next batch, None for one that is to be erased; the least recently kept make room."""
         for user_id, state in states.items():
+            if state is None:
+                self._states.pop((partition, user_id), None)
+                continue
             self._states[partition, user_id] = state
             self._states.move_to_end((partition, user_id))
         while len(self._states) > self._capacity:
             self._states.popitem(last=False)
 
-    def write(self, partition: int, states: Mapping[bytes, bytes], changelog_offset: int) -> None:
-        """Write encoded states and the offset of the last changelog record among them, atomically."""
+    def write(self, partition: int, states: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
+        """Write encoded states and the offset of the last changelog record among them, atomically.
+
+        Raises:
+            StoreError: the disk is full, for example.
+        """
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, value in states.items():
-            batch.put(key, value)
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
         batch.put(Store.offset_key, str(changelog_offset).encode())
-        self._store._db_for_partition(partition).write(batch)
+        try:
+            database = self._store._db_for_partition(partition)
+            database.write(batch)
+            if None in states.values():
+                database.flush()
+        except Exception as error:  # rocksdict raises plain ones
+            raise StoreError(
+                f"{self._store.partition_path(partition)} cannot be written: {error}. Nothing is lost: what is missing there is read "
+                "from the changelog after a restart. Make room on the disk, or set DRIFTSTREAM_ENGINE__STATE_FOLDER to another one"
+            ) from error
 
     def forget(self) -> None:
         """Drop what is kept in memory: the partitions may belong to another worker now."""

@@ -22,7 +22,7 @@ from stream.engine.intake import Partition
 
 if TYPE_CHECKING:
     from stream.app import App
-    from stream.settings import Broker
+    from stream.connection import Broker
 
 
 FETCH_WAIT_MS = 100
@@ -54,8 +54,9 @@ class BatchConsumer(driver.Consumer):
             generation = self.app.consumer_generation_id
             try:
                 records, active = await self._next_records(intake.full())
-            except ConsumerStoppedError:
-                if self.transport.app.should_stop:
+            except (ConsumerStoppedError, asyncio.CancelledError):
+                # Faust's fetcher takes a cancellation during a rebalance for a crash, even when the worker is just stopping.
+                if self.app.should_stop:
                     return
                 raise
             if not self.flow_active or generation != self.app.consumer_generation_id:

@@ -16,7 +16,8 @@ from stream.recommend.ngrams import NgramIndex, ngrams, normalise
 
 Vector = NDArray[np.float32]
 LONGEST_TEXT = 1000  # characters of an item that are encoded; an encoder of 256 tokens reads no more
-BLOCK = 256  # rows of one product, and by which the matrix grows at least
+BLOCK = 256  # rows by which the matrix grows at least
+GRID = 2.0**-25  # finer than float32 is at 0.5; products are multiples of 2⁻⁵⁰, and with sums below 4 fit the 53 bits of float64
 
 
 def item_text(item: Item) -> str:
@@ -56,6 +57,7 @@ class Catalogue:
         self.rows: dict[str, int] = {}
         self.titles: list[str] = []
         self._vectors = np.zeros((0, dimension), np.float32)
+        self._exact = np.zeros((0, dimension))
         self._live = np.zeros(0, np.bool_)
         self._index = NgramIndex()
         self._free: list[int] = []
@@ -89,9 +91,12 @@ class Catalogue:
             row = self._new_row()
             self.rows[item.item_id] = row
             self.ids[row] = item.item_id
+        else:
+            self._index.remove(row, ngrams(normalise(self.titles[row])))
         name = item.title.strip() or item_text(item)
         self.titles[row] = name
         self._vectors[row] = vector
+        self._exact[row] = _on_grid(vector)
         self._index.put(row, ngrams(normalise(name)))
         self._live[row] = True
         self.version += 1
@@ -102,9 +107,10 @@ class Catalogue:
         if row is None:
             return False
         self.ids[row] = None
+        self._index.remove(row, ngrams(normalise(self.titles[row])))
         self.titles[row] = ""
         self._vectors[row] = 0.0
-        self._index.remove(row)
+        self._exact[row] = 0.0
         self._live[row] = False
         self._free.append(row)
         self.version += 1
@@ -134,16 +140,15 @@ class Catalogue:
             self._centre, self._centre_version = mean.astype(np.float32), self.version
         return self._centre
 
-    def similarities(self, vector: Vector) -> Vector:
-        """Return the cosine of a vector (d,) to every row (rows,); zero for free rows.
+    def similarities(self, vectors: Vector) -> Vector:
+        """Return the cosine of one vector (d,) to every row, (rows,), or of many (n, d), (n, rows); zero for free rows.
 
-        One vector at a time, by blocks of one shape: the last bits of a product depend on its shape and on the place of a
-        row in it, so they are then the same however the events were batched and however large the catalogue is.
-        Blocks also stay under the size from which BLAS starts threads, which cost more than they bring here.
+        The vectors are rounded to multiples of `GRID` and multiplied in float64. Sums of such products are exact, in any order:
+        the result is the same to the last bit however events were batched, however large the catalogue is, and on any
+        number of threads. No vector may be longer than 2.
         """
-        blocks = self._vectors.reshape(len(self._vectors) // BLOCK, BLOCK, self.dimension)
-        product: Vector = (blocks @ np.ascontiguousarray(vector, np.float32)).reshape(-1)
-        return product[: len(self.ids)]
+        product: Vector = (_on_grid(vectors) @ self._exact[: len(self.ids)].T).astype(np.float32)
+        return product
 
     def coverage(self, text: str) -> Vector:
         """Return the share of a text's n-grams that each row's title contains: (rows,), in [0, 1]."""
@@ -158,7 +163,13 @@ class Catalogue:
         if row == len(self._live):
             more = max(BLOCK, row // 2 // BLOCK * BLOCK)
             self._vectors = np.concatenate([self._vectors, np.zeros((more, self.dimension), np.float32)])
+            self._exact = np.concatenate([self._exact, np.zeros((more, self.dimension))])
             self._live = np.concatenate([self._live, np.zeros(more, np.bool_)])
         self.ids.append(None)
         self.titles.append("")
         return row
+
+
+def _on_grid(vectors: Vector) -> NDArray[np.float64]:
+    rounded: NDArray[np.float64] = np.rint(vectors * np.float64(1.0 / GRID)) * GRID
+    return rounded

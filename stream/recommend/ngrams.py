@@ -5,9 +5,11 @@ They need no model, no tokeniser and no language, and they are what is left in c
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from array import array
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 LONGEST = 200  # characters of a text that count: a 1,000-character query must not cost more than a paragraph
 
 
+@lru_cache(maxsize=16_384)
 def normalise(text: str) -> str:
     """Return what counts of a query or a title: its letters and digits, case folded; `""` where there are none.
 
@@ -25,11 +28,14 @@ def normalise(text: str) -> str:
 
 
 def ngrams(normalised: str) -> frozenset[str]:
-    """Return the distinct pairs and triples of neighbouring characters, the ends marked; none for an empty text."""
+    """Return the distinct pairs and triples of neighbouring characters, the ends marked; none for an empty text.
+
+    Equal ones are one object: hundreds of thousands of texts share a few thousand n-grams.
+    """
     if not normalised:
         return frozenset()
     marked = f"^{normalised}$"
-    return frozenset(marked[i : i + n] for n in (2, 3) for i in range(len(marked) - n + 1))
+    return frozenset(sys.intern(marked[i : i + n]) for n in (2, 3) for i in range(len(marked) - n + 1))
 
 
 class NgramIndex:
@@ -39,19 +45,16 @@ class NgramIndex:
     """
 
     def __init__(self) -> None:
-        self.grams: dict[int, frozenset[str]] = {}
         self._postings: dict[str, array[int]] = {}
 
-    def put(self, number: int, grams: frozenset[str]) -> None:
-        """Store a text's n-grams under `number` ≥ 0."""
-        self.remove(number)
-        self.grams[number] = grams
+    def put(self, number: int, grams: Iterable[str]) -> None:
+        """Store a text's n-grams under `number` ≥ 0, which must not be in use."""
         for gram in grams:
             self._postings.setdefault(gram, array("q")).append(number)
 
-    def remove(self, number: int) -> None:
-        """Forget `number`, if it is there."""
-        for gram in self.grams.pop(number, ()):
+    def remove(self, number: int, grams: Iterable[str]) -> None:
+        """Forget `number`, whose n-grams are these."""
+        for gram in grams:
             posting = self._postings[gram]
             posting.remove(number)
             if not posting:
@@ -59,8 +62,9 @@ class NgramIndex:
 
     def shared(self, grams: Iterable[str], size: int) -> NDArray[np.int64]:
         """Return, for each number below `size`, how many of `grams` its text contains; zero for numbers not in use."""
-        found = [self._postings[gram] for gram in grams if gram in self._postings]
-        if not found:
-            return np.zeros(size, np.int64)
-        numbers = np.concatenate([np.frombuffer(posting, np.int64) for posting in found])
-        return np.bincount(numbers, minlength=size)
+        found: array[int] = array("q")
+        for gram in grams:
+            posting = self._postings.get(gram)
+            if posting is not None:
+                found += posting
+        return np.bincount(np.frombuffer(found, np.int64), minlength=size) if found else np.zeros(size, np.int64)

@@ -6,19 +6,32 @@ A query never seen before is often one that was: misspelt, shortened, or with a 
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import insort
 from collections import OrderedDict
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream.recommend.ngrams import NgramIndex, ngrams
 
-KEPT = 20_000  # queries whose neighbours are kept
-CATCH_UP = 48  # up to so many new queries are compared one by one: cheaper than the index
+KEPT = 8192  # queries whose neighbours are kept
 LEAST = 0.4  # cosine under which two queries have nothing to do with each other
+
+
+class Neighbours(NamedTuple):
+    """Queries near to another one, nearest first, and what each of them counts."""
+
+    names: list[str]
+    weights: list[float]
 
 
 class KnownQueries:
     """Normalised queries by number, and the nearest neighbours of any query among them.
+
+    The neighbours of what was asked are kept. A query that becomes known is compared with all that were asked, so that asking
+    again costs nothing: queries are asked far more often than new ones come.
 
     Args:
         neighbours: how many at most.
@@ -28,21 +41,23 @@ class KnownQueries:
     def __init__(self, neighbours: int, sharpness: float) -> None:
         self.neighbours = neighbours
         self.sharpness = sharpness
-        self._index = NgramIndex()
-        self._names: list[str] = []
-        self._sizes = np.ones(0, np.int64)
-        # query → (how many names it was compared with, its best [(−cosine, name)])
-        self._found: OrderedDict[str, tuple[int, list[tuple[float, str]]]] = OrderedDict()
+        self._known = _Names()
+        self._asked = _Names()
+        self._floor = array("d")  # of each asked one: the cosine that a neighbour must have
+        self._best: list[list[tuple[float, str]]] = []  # of each asked one: (−cosine, name), nearest first
+        self._found: OrderedDict[str, tuple[int, Neighbours]] = OrderedDict()  # asked: number, names and weights
 
     def add(self, name: str) -> None:
         """Make a normalised query known, which must not be known yet."""
-        number = len(self._names)
         grams = ngrams(name)
-        self._index.put(number, grams)
-        self._names.append(name)
-        if number == len(self._sizes):
-            self._sizes = np.concatenate([self._sizes, np.ones(max(256, number // 2), np.int64)])
-        self._sizes[number] = max(1, len(grams))
+        self._known.append(name, grams)
+        for number, cosine in self._asked.near(grams, np.frombuffer(self._floor)):
+            other = self._asked.names[number]
+            if other != name:
+                best = self._best[number]
+                insort(best, (-cosine, name))
+                self._settle(number)
+                self._found[other] = number, self._weighted(best)
 
     def rebuild(self, names: list[str]) -> None:
         """Know these queries instead."""
@@ -50,45 +65,78 @@ class KnownQueries:
         for name in names:
             self.add(name)
 
-    def similar(self, name: str) -> list[tuple[str, float]]:
-        """Return the nearest known queries other than `name` itself, and their weights, nearest first.
-
-        Names decide between equally near ones. The answer is kept and brought up to date with the queries that
-        came since, so that a frequent query costs little.
-        """
-        known = len(self._names)
-        compared, best = self._found.get(name, (0, []))
-        if compared < known:
-            grams = ngrams(name)
-            best = self._merge(best, name, grams, compared)
-            self._found[name] = (known, best)
+    def similar(self, name: str) -> Neighbours:
+        """Return the nearest known queries other than `name` itself; names decide between equally near ones."""
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._search(name)
             if len(self._found) > KEPT:
-                self._found.popitem(last=False)
-        if known:
-            self._found.move_to_end(name)
-        return [(other, math.exp(self.sharpness * (-near - 1.0))) for near, other in best]
-
-    def _merge(self, best: list[tuple[float, str]], name: str, grams: frozenset[str], compared: int) -> list[tuple[float, str]]:
-        known, size = len(self._names), len(grams)
-        found: list[tuple[float, str]] = []
-        if size == 0:
-            return []
-        if known - compared <= CATCH_UP:
-            for number in range(compared, known):
-                shared = len(grams & self._index.grams[number])
-                if shared and self._names[number] != name:
-                    found.append((-(shared / math.sqrt(size * int(self._sizes[number]))), self._names[number]))
+                _, (number, _) = self._found.popitem(last=False)
+                self._floor[number] = math.inf
         else:
-            # The whole index, from the beginning: the same numbers as above by the same operations.
-            best = []
-            cosine = self._index.shared(grams, known) / np.sqrt(size * self._sizes[:known])
-            for number in np.flatnonzero(cosine >= self._threshold(cosine)).tolist():
-                if self._names[number] != name:
-                    found.append((-float(cosine[number]), self._names[number]))  # noqa: PERF401
-        return sorted([*best, *(pair for pair in found if -pair[0] >= LEAST)])[: self.neighbours]
+            self._found.move_to_end(name)
+        return found[1]
 
-    def _threshold(self, cosine: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
-        wanted = self.neighbours + 1  # one of them may be the query itself
-        if len(cosine) <= wanted:
-            return LEAST
-        return max(LEAST, float(np.partition(cosine, len(cosine) - wanted)[len(cosine) - wanted]))
+    def _search(self, name: str) -> tuple[int, Neighbours]:
+        if len(self._best) >= 2 * KEPT:
+            self._drop_forgotten()
+        grams, number = ngrams(name), len(self._best)
+        near = self._known.near(grams, LEAST, at_most=self.neighbours + 1)  # one of them may be the query itself
+        self._asked.append(name, grams)
+        names = self._known.names
+        self._best.append(sorted((-cosine, names[other]) for other, cosine in near if names[other] != name))
+        self._floor.append(LEAST)
+        self._settle(number)
+        return number, self._weighted(self._best[number])
+
+    def _settle(self, number: int) -> None:
+        best = self._best[number]
+        del best[self.neighbours :]
+        if len(best) == self.neighbours:
+            self._floor[number] = -best[-1][0]
+
+    def _weighted(self, best: list[tuple[float, str]]) -> Neighbours:
+        return Neighbours([name for _, name in best], [math.exp(self.sharpness * (-near - 1.0)) for near, _ in best])
+
+    def _drop_forgotten(self) -> None:
+        kept = [(name, self._best[number], self._floor[number]) for name, (number, _) in self._found.items()]
+        self._asked, self._best, self._floor = _Names(), [], array("d")
+        for number, (name, best, floor) in enumerate(kept):
+            self._asked.append(name, ngrams(name))
+            self._best.append(best)
+            self._floor.append(floor)
+            self._found[name] = number, self._found[name][1]
+
+
+class _Names:
+    """Names by number, and which of them share n-grams with another one."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._sizes = array("q")
+        self._index = NgramIndex()
+
+    def append(self, name: str, grams: frozenset[str]) -> None:
+        """Give a name the next number."""
+        self._index.put(len(self.names), grams)
+        self.names.append(name)
+        self._sizes.append(max(1, len(grams)))
+
+    def near(
+        self, grams: frozenset[str], least: float | NDArray[np.float64], at_most: int | None = None
+    ) -> list[tuple[int, float]]:
+        """Return number and cosine of the names that come up to `least`, which may be one for each name.
+
+        At most the best `at_most`, and all that are as near as the last of them.
+        """
+        if not grams or not self.names:
+            return []
+        shared = self._index.shared(grams, len(self.names))
+        numbers = np.flatnonzero(shared)
+        cosine = shared[numbers] / np.sqrt(len(grams) * np.frombuffer(self._sizes, np.int64)[numbers])
+        near = cosine >= (least[numbers] if isinstance(least, np.ndarray) else least)
+        numbers, cosine = numbers[near], cosine[near]
+        if at_most is not None and len(cosine) > at_most:
+            near = cosine >= np.partition(cosine, len(cosine) - at_most)[len(cosine) - at_most]
+            numbers, cosine = numbers[near], cosine[near]
+        return list(zip(numbers.tolist(), cosine.tolist(), strict=True))

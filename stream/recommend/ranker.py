@@ -13,28 +13,34 @@ distribution over the catalogue: its values are comparable between events.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.encoder.manifest import RankWeights
 from stream.settings import Recommend
 
 FEATURES = ("query", "similar-queries", "followed-item", "text", "coverage", "profile", "popular")
 QUERY, SIMILAR, FOLLOWED, TEXT, COVERAGE, PROFILE, POPULAR = range(len(FEATURES))
 LEAST_SHARE = 0.1  # of an item's score, under which something is not a reason
 MOST_REASONS = 3
+DIGITS = (len(FEATURES) + 1) ** np.arange(MOST_REASONS)[::-1]  # the first reason is the first digit
+EARLIER = np.tri(len(FEATURES), k=-1, dtype=np.bool_)
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
 
 class Ranking(NamedTuple):
-    """Every row's probability and where it came from.
+    """The probability of every row at each event, and where it came from.
 
     Attributes:
-        probabilities: (rows,), sum 1; zero where nothing can be recommended.
-        prior: (rows,), the first line of the formula.
-        worth: (4,), what a unit of query, similar-queries, followed-item and prior adds to the probability.
+        probabilities: (events, rows), sum 1 each; zero where nothing can be recommended.
+        prior: (events, rows), the first line of the formula.
+        worth: (4, events), what a unit of query, similar-queries, followed-item and prior adds to the probability.
 
     """
 
@@ -43,44 +49,60 @@ class Ranking(NamedTuple):
     worth: Floats
 
 
+def learned(settings: Recommend, weights: RankWeights | None) -> Recommend:
+    """Return the settings with the weights that came with the model; what somebody has set explicitly stays as it is."""
+    if weights is None:
+        return settings
+    found = {name: value for name, value in msgspec.structs.asdict(weights).items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=found)
+
+
 class Ranker:
-    """The formula above with the weights of the settings."""
+    """The formula above with the weights of the settings. Every event is computed on its own, many in one pass."""
 
     def __init__(self, settings: Recommend) -> None:
         self.settings = settings
         self.log_odds = np.array([settings.text_weight, settings.coverage_weight, settings.profile_weight])
 
-    def rank(self, features: Floats, live: NDArray[np.bool_], after_click: bool, clicked: int | None) -> Ranking:
+    def rank(self, features: Floats, live: NDArray[np.bool_], after_click: NDArray[np.bool_], clicked: Rows) -> Ranking:
         """Return the probability of each row.
 
         Args:
-            features: (len(FEATURES), rows), finite; the rows of clicks (query, similar-queries, followed-item, popular)
+            features: (len(FEATURES), events, rows), finite; the clicks (query, similar-queries, followed-item, popular)
                 are not negative, and zero where `live` is false. What `repeat` scales down is scaled down in place.
             live: (rows,), which rows hold an item; at least one does.
-            after_click: whether it is a click that is answered: the last line of the formula.
-            clicked: the row of the item clicked just now; None where it is not in the catalogue.
+            after_click: (events,), whether it is a click that is answered: the last line of the formula.
+            clicked: (events,), the row of the item clicked just now; -1 where there is none in the catalogue.
 
         """
         s = self.settings
-        log_odds = self.log_odds @ features[TEXT : PROFILE + 1]
-        log_odds -= log_odds.max()
-        prior = (features[POPULAR] + s.popular_prior) * np.exp(log_odds)
+        log_odds = s.text_weight * features[TEXT]
+        log_odds += s.coverage_weight * features[COVERAGE]
+        log_odds += s.profile_weight * features[PROFILE]
+        log_odds -= log_odds.max(axis=1, keepdims=True)
+        prior = np.exp(log_odds, out=log_odds)
+        prior *= features[POPULAR] + s.popular_prior
         prior *= live
-        query_total, similar_total, followed_total = features[:TEXT].sum(axis=1).tolist()
+        query_total, similar_total, followed_total = features[:TEXT].sum(axis=2)
         asked = s.query_prior / (query_total + s.query_prior)
         similar = asked / (similar_total + s.similar_prior)
-        worth = np.array([asked / s.query_prior, similar, 0.0, similar * s.similar_prior / float(prior.sum())])
-        if after_click:
-            rest = 1.0
-            if clicked is not None:
-                here = worth[0] * features[QUERY, clicked] + similar * features[SIMILAR, clicked] + worth[3] * prior[clicked]
-                rest -= (1.0 - s.repeat) * here
-                features[: SIMILAR + 1, clicked] *= s.repeat
-                prior[clicked] *= s.repeat
+        worth = np.stack([asked / s.query_prior, similar, np.zeros_like(asked), similar * s.similar_prior / prior.sum(axis=1)])
+        again = np.flatnonzero(after_click & (clicked >= 0))
+        if len(again):
+            here = clicked[again]
+            known = worth[0, again] * features[QUERY, again, here] + worth[1, again] * features[SIMILAR, again, here]
+            rest = 1.0 - (1.0 - s.repeat) * (known + worth[3, again] * prior[again, here])
+            features[QUERY, again, here] *= s.repeat
+            features[SIMILAR, again, here] *= s.repeat
+            prior[again, here] *= s.repeat
             # Nothing is left where the catalogue is that one item and `repeat` is 0.
-            worth *= s.followed_prior / (followed_total + s.followed_prior) / rest if rest > 1e-9 else 0.0
-            worth[2] = 1.0 / (followed_total + s.followed_prior)
-        probabilities = worth[:3] @ features[:TEXT] + worth[3] * prior
+            worth[:, again] *= np.where(rest > 1e-9, 1.0 / np.maximum(rest, 1e-9), 0.0)
+        followed = followed_total + s.followed_prior
+        worth *= np.where(after_click, s.followed_prior / followed, 1.0)
+        worth[2] = np.where(after_click, 1.0 / followed, 0.0)
+        probabilities = worth[3, :, None] * prior
+        for feature in (QUERY, SIMILAR, FOLLOWED):
+            probabilities += worth[feature, :, None] * features[feature]
         return Ranking(probabilities, prior, worth)
 
     def shares(self, features: Floats, averages: Floats, parts: Floats) -> Floats:
@@ -112,26 +134,45 @@ def reasons(shares: Floats) -> list[list[str]]:
     Args:
         shares: (items, len(FEATURES)).
     """
-    strongest = np.argsort(-shares, axis=1, kind="stable")[:, :MOST_REASONS]
-    enough = (np.take_along_axis(shares, strongest, axis=1) >= LEAST_SHARE).sum(axis=1)
-    return [
-        [FEATURES[feature] for feature in features[:count]] or ["catalogue"]
-        for features, count in zip(strongest.tolist(), enough.tolist(), strict=True)
-    ]
+    # The place of each: how many are greater, the earlier first where equal. Far cheaper than to sort very many very short rows.
+    ahead = shares[:, None, :] > shares[:, :, None]
+    ahead |= (shares[:, None, :] == shares[:, :, None]) & EARLIER
+    places = ahead.sum(axis=2)
+    named = (places < MOST_REASONS) & (shares >= LEAST_SHARE)
+    codes = np.where(named, DIGITS[np.minimum(places, MOST_REASONS - 1)] * np.arange(1, len(FEATURES) + 1), 0).sum(axis=1)
+    return [_names(code) for code in codes.tolist()]
 
 
-def best_rows(probabilities: Floats, live: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
-    """Return the `count` live rows of the highest probability, best first; the lower row first where they are equal.
+@cache
+def _names(code: int) -> list[str]:
+    """Read a number whose digits in base len(FEATURES) + 1 are features, the strongest first."""
+    names: list[str] = []
+    while code:
+        code, digit = divmod(code, len(FEATURES) + 1)
+        if digit:  # fewer reasons end in zeros
+            names.insert(0, FEATURES[digit - 1])
+    return names or ["catalogue"]
+
+
+def best_rows(probabilities: Floats, live: NDArray[np.bool_], count: int) -> tuple[Rows, Rows]:
+    """Return the `count` live rows of the highest probability of each event, best first; the lower row first where equal.
 
     Args:
-        probabilities: (rows,), not negative; zero where `live` is false.
+        probabilities: (events, rows), not negative; zero where `live` is false.
         live: (rows,).
         count: how many at most.
+
+    Returns:
+        Event and row of each choice, by event.
     """
-    if len(probabilities) > count:
-        least = np.partition(probabilities, len(probabilities) - count)[len(probabilities) - count]
-        rows: NDArray[np.intp] = np.flatnonzero(probabilities >= least)
-        rows = rows[live[rows]]
+    width = probabilities.shape[1]
+    if width > count:
+        least = np.partition(probabilities, width - count, axis=1)[:, width - count, None]
+        events, rows = np.nonzero((probabilities >= least) & live)
     else:
-        rows = np.flatnonzero(live)
-    return rows[np.lexsort((rows, -probabilities[rows]))[:count]]
+        events, rows = np.nonzero(np.broadcast_to(live, probabilities.shape))
+    order = np.lexsort((rows, -probabilities[events, rows], events))
+    events, rows = events[order], rows[order]
+    first = np.searchsorted(events, np.arange(len(probabilities)))
+    best = np.arange(len(events)) - first[events] < count
+    return events[best], rows[best]

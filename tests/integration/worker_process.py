@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from stream.connection import Broker
 from stream.engine.embedded_broker import EmbeddedBroker
 from stream.settings import Settings, Topics
-from stream.topics import plan
+from stream.topics import ensure, plan
 from stream.web import free_port
 
 START_SECONDS = 60
 ANSWER_SECONDS = 30
+TOKEN = "the-token-of-the-tests"
 
 
 class Sent(NamedTuple):
@@ -51,6 +53,11 @@ def running_broker(partitions: int) -> Iterator[str]:
         yield broker.address
 
 
+def make_topics(broker: str, partitions: int) -> None:
+    """Make every topic that a worker needs on a real broker."""
+    ensure(Settings(broker=Broker(servers=broker), topics=Topics(partitions=partitions)))
+
+
 @dataclass
 class Worker:
     """A worker's process."""
@@ -61,7 +68,8 @@ class Worker:
 
     def get(self, path: str) -> Any:
         """Ask one of the worker's HTTP endpoints."""
-        with urllib.request.urlopen(self.url + path, timeout=5) as response:
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=5) as response:
             return json.load(response)
 
     def stop(self) -> int:
@@ -87,8 +95,34 @@ class Worker:
         raise AssertionError(f"the worker was not ready within {START_SECONDS} s:\n{self.log.read_text()[-4000:]}")
 
 
+def environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """This process's environment with these settings of ours, named without the prefix, and no others."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTSTREAM_")}
+    return outside | {f"DRIFTSTREAM_{name}": str(value) for name, value in settings.items()}
+
+
+PROGRAM = ("-m", "stream")
+
+
+def command(
+    settings: Mapping[str, object], *arguments: str, program: Sequence[str | Path] = PROGRAM
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the program's commands to its end, as from a terminal."""
+    line = [sys.executable, *program, *arguments]
+    return subprocess.run(line, env=environment(settings), capture_output=True, text=True, timeout=120, check=False)
+
+
 @contextmanager
-def running_worker(broker: str, model: Path, folder: Path, partitions: int, **engine: int) -> Iterator[Worker]:
+def running_worker(
+    broker: str,
+    model: Path,
+    folder: Path,
+    partitions: int,
+    more: Mapping[str, object] | None = None,
+    log_level: str = "info",
+    program: Sequence[str | Path] = PROGRAM,
+    **engine: int | str | float,
+) -> Iterator[Worker]:
     """Start a worker that keeps its state in `folder`, and wait until it serves. Killed at the end if it still runs.
 
     Args:
@@ -96,6 +130,9 @@ def running_worker(broker: str, model: Path, folder: Path, partitions: int, **en
         model: folder of an exported model.
         folder: for state and log; one that is used again is gone on from.
         partitions: of the input topics.
+        more: settings as in the environment, without the prefix.
+        log_level: debug, info, warning or error.
+        program: what Python runs: a script, perhaps, that breaks something first.
         engine: settings of the group `engine`.
     """
     port = free_port()
@@ -110,14 +147,17 @@ def running_worker(broker: str, model: Path, folder: Path, partitions: int, **en
         "ENGINE__ORDER_WAIT_MS": 200,
         "ENGINE__BACKLOG_WAIT_MS": 500,
         "WEB__PORT": port,
+        "WEB__TOKEN": TOKEN,
         **{f"ENGINE__{name.upper()}": value for name, value in engine.items()},
+        **(more or {}),
     }
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("DRIFTSTREAM_")}
-    environment = outside | {f"DRIFTSTREAM_{name}": str(value) for name, value in settings.items()}
     log = folder / "worker.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stream", "worker"], env=environment, stdout=file, stderr=subprocess.STDOUT
+            [sys.executable, *program, "worker", "--log-level", log_level],
+            env=environment(settings),
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
     worker = Worker(process, log, f"http://127.0.0.1:{port}")
     try:
@@ -129,12 +169,13 @@ def running_worker(broker: str, model: Path, folder: Path, partitions: int, **en
             process.wait()
 
 
-def send(broker: str, records: Iterable[Sent]) -> list[Place]:
+def send(broker: str, records: Iterable[Sent], **client: str) -> list[Place]:
     """Produce records as they are, in their order, and return where each one lies. One without a key goes to partition 0."""
     places: dict[int, Place] = {}
     producer = Producer(
         {
             "bootstrap.servers": broker,
+            **client,
             "partitioner": "murmur2_random",
             "enable.idempotence": True,
             "message.max.bytes": 2_000_000,
@@ -155,7 +196,7 @@ def send(broker: str, records: Iterable[Sent]) -> list[Place]:
     return [places[number] for number in range(len(sent))]
 
 
-def read(broker: str, topic: str, at_least: int = 0, timeout: float = ANSWER_SECONDS) -> list[Message]:
+def read(broker: str, topic: str, at_least: int = 0, timeout: float = ANSWER_SECONDS, **client: str) -> list[Message]:
     """Return all that a topic holds, in the order of its partitions and offsets, once it holds `at_least` records.
 
     Fewer are returned where no more have come after `timeout` seconds: what a test says about that is clearer.
@@ -163,6 +204,7 @@ def read(broker: str, topic: str, at_least: int = 0, timeout: float = ANSWER_SEC
     consumer = Consumer(
         {
             "bootstrap.servers": broker,
+            **client,
             "group.id": "tests",
             "enable.auto.commit": False,
             "enable.partition.eof": True,

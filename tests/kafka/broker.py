@@ -24,6 +24,7 @@ from typing import Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from security import Security
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POM = REPOSITORY / "docker/kafka/pom.xml"
@@ -57,6 +58,7 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 log.segment.bytes=16777216
 """
 
@@ -74,6 +76,8 @@ class KafkaBroker:
 
     Args:
         folder: for the data, the configuration and the log; kept when the broker stops.
+        security: what to demand of clients; nothing if not given.
+        properties: lines of the broker's configuration that win over the usual ones.
         boot_timeout: seconds that starting may take.
 
     Raises:
@@ -81,21 +85,31 @@ class KafkaBroker:
         BrokerError: the jars are not the pinned ones, or Kafka does not start.
     """
 
-    def __init__(self, folder: Path, *, boot_timeout: float = 90.0) -> None:
+    def __init__(
+        self, folder: Path, *, security: Security | None = None, properties: str = "", boot_timeout: float = 90.0
+    ) -> None:
         self._java = _java()
         self._classpath = f"{jars()}/*"
         self._folder = folder
         self._boot_timeout = boot_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "broker.log"
-        port, controller_port = _free_ports(2)
-        self.address = f"127.0.0.1:{port}"
+        port, second_port, controller_port = _free_ports(3)
+        self.address, self.second_address = f"127.0.0.1:{port}", f"127.0.0.1:{second_port}"
         folder.mkdir(parents=True, exist_ok=True)
         self._properties = folder / "server.properties"
-        self._properties.write_text(
-            PROPERTIES.format(port=port, controller_port=controller_port, data=folder / "data"), encoding="utf-8"
-        )
-        self._run("kafka.tools.StorageTool", "format", "--cluster-id", _uuid(), "--config", str(self._properties))
+        properties, format_arguments = PROPERTIES + properties, []
+        self.admin = {"bootstrap.servers": self.address}
+        if security is not None:
+            properties += security.properties
+            self.admin |= security.admin
+            for user, password in security.users.items():
+                for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                    format_arguments += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
+        ports = {"port": port, "second_port": second_port, "controller_port": controller_port}
+        self._properties.write_text(properties.format(**ports, data=folder / "data"), encoding="utf-8")
+        arguments = ["--cluster-id", _uuid(), "--config", str(self._properties), *format_arguments]
+        self._run("kafka.tools.StorageTool", "format", *arguments)
 
     def start(self) -> None:
         """Start, and return when clients are served."""
@@ -163,7 +177,7 @@ class KafkaBroker:
             socket.create_connection((host, int(port)), timeout=1).close()
         except OSError:
             return False
-        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        admin = AdminClient({**self.admin, "log_level": 0})
         try:
             return bool(admin.list_topics(timeout=2).brokers)
         except KafkaException:

@@ -1,9 +1,13 @@
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from model_export.data import DataError, Source, Span
+from stream.engine.embedded_broker import EmbeddedBroker
+from stream.feed import Feeder
+from stream.lines import behaviour_line, item_line, read_lines
 
 DAY = 86_400_000
 NOON = 1_700_000_000_000
@@ -81,3 +85,28 @@ def test_a_log_without_events_cannot_be_split(tmp_path: Path) -> None:
     folder = write(tmp_path, items=ITEMS, clicks=[click("a", "c1", "hose", NOON)])
     with pytest.raises(DataError, match="no usable searches or clicks"):
         Source(folder, Span.parse(None, "2011-01-01")).read().time_at(0.8)
+
+
+def test_the_topics_give_the_log_that_the_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clicks = [click(f"u{n}", f"c{n}", "hose", NOON + n) for n in range(20)]
+    searches = [search(f"u{n}", f"s{n}", "garden", NOON + n) for n in range(20)]
+    folder = write(tmp_path, items=ITEMS, clicks=[*clicks, {"event_id": "broken"}], searches=searches)
+    span = Span(NOON + 3, NOON + 15)
+    with EmbeddedBroker({"searches": 4, "clicks": 4, "items": 1}) as broker:
+        monkeypatch.setenv("DRIFTSTREAM_BROKER__SERVERS", broker.address)
+        with closing(Feeder({"bootstrap.servers": broker.address})) as feeder:
+            for topic, as_line in (("items", item_line), ("searches", behaviour_line), ("clicks", behaviour_line)):
+                feeder.send([as_line(topic, line) for line in read_lines(folder / f"{topic}.jsonl")])
+        read = Source(None, span).read()
+    expected = Source(folder, span).read()
+    # Events of one instant come in the order of their partitions.
+    assert {event.behaviour for event in read.events} == {event.behaviour for event in expected.events}
+    assert [event.time for event in read.events] == [event.time for event in expected.events]
+    assert (read.items, read.refused) == (expected.items, expected.refused) == (expected.items, 1)
+
+
+def test_a_topic_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedBroker({"searches": 1, "clicks": 1}) as broker, pytest.raises(DataError, match="topic nothing\\.items"):
+        monkeypatch.setenv("DRIFTSTREAM_BROKER__SERVERS", broker.address)
+        monkeypatch.setenv("DRIFTSTREAM_TOPICS__PREFIX", "nothing.")
+        Source(None).read()

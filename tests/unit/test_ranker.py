@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from stream.events import Item
 from stream.recommend.catalogue import Catalogue
+from stream.recommend.features import Occasion
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.ranker import FEATURES, Ranker, best_rows, reasons
-from stream.recommend.recommender import Occasion, Recommender
+from stream.recommend.recommender import Recommender
 from stream.settings import Recommend
 
 D = 16
@@ -221,8 +222,9 @@ def test_with_a_single_item_that_is_never_repeated_there_is_still_an_answer():
 
 def test_of_equally_likely_items_the_earlier_row_comes_first():
     live = np.array([True, False, True, True, True])
-    assert best_rows(np.array([0.2, 0.0, 0.2, 0.4, 0.2]), live, 3).tolist() == [3, 0, 2]
-    assert best_rows(np.zeros(5), live, 3).tolist() == [0, 2, 3]
+    events, rows = best_rows(np.array([[0.2, 0.0, 0.2, 0.4, 0.2], [0.0] * 5, [0.1, 0.0, 0.5, 0.4, 0.3]]), live, 3)
+    assert events.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert rows.tolist() == [3, 0, 2, 0, 2, 3, 2, 3, 4]
 
 
 def test_reasons_are_the_greatest_shares_strongest_first():
@@ -241,10 +243,9 @@ def test_the_formula_by_hand():
     prior = np.array([2 * np.e, 1]) / (2 * np.e + 1)
     similar = (features[1] + 0.5 * prior) / 1.5
     asked = (features[0] + similar) / 4
+    again = asked * [0.1, 1]
+    expected = [asked, (features[2] + 2 * again / again.sum()) / 3, (features[2] + 2 * asked) / 3]
     live = np.ones(2, np.bool_)
-    ranking = Ranker(chosen).rank(features.copy(), live, after_click=False, clicked=None)
-    np.testing.assert_allclose(ranking.probabilities, asked)
-    asked *= [0.1, 1]
-    expected = (features[2] + 2 * asked / asked.sum()) / 3
-    ranking = Ranker(chosen).rank(features.copy(), live, after_click=True, clicked=0)
+    three = np.repeat(features[:, None], 3, axis=1)
+    ranking = Ranker(chosen).rank(three, live, after_click=np.array([False, True, True]), clicked=np.array([-1, 0, -1]))
     np.testing.assert_allclose(ranking.probabilities, expected)

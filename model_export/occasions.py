@@ -1,0 +1,136 @@
+"""What the ranker saw at each answer of a replayed log, and what was clicked next: what its weights are learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.data import Log
+from stream.decode import Event
+from stream.encoder import Encoder
+from stream.engine.checkpoint import Work
+from stream.engine.intake import Batch
+from stream.events import Click, RecommendedItem
+from stream.pipeline import Pipeline, States, Turn, occasion
+from stream.recommend.catalogue import Catalogue, item_text
+from stream.recommend.features import Features, Occasion
+from stream.recommend.memory import Memory
+from stream.recommend.ranker import FEATURES
+from stream.recommend.recommender import Recommender
+from stream.replay.variant import MemoryStates
+from stream.settings import Recommend, Settings
+
+BATCH = 256
+CELLS = 8_000_000  # examples times items: 0.2 GB of features
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Answers of which the user's next click is known.
+
+    Attributes:
+        features: (len(FEATURES), examples, items), as the ranker gets them.
+        next_item: (examples,), the column of the item that was clicked next.
+        after_click: (examples,), whether a click was answered.
+        clicked: (examples,), the column of the item of that click; -1 where there is none.
+    """
+
+    features: NDArray[np.float32]
+    next_item: NDArray[np.intp]
+    after_click: NDArray[np.bool_]
+    clicked: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.next_item)
+
+
+class Occasions:
+    """A log on its way through the pipeline, up to where the memory begins: that much is the same whatever the weights.
+
+    Args:
+        log: in the order of events.
+        encoder: as the worker uses it.
+        settings: the worker's.
+    """
+
+    def __init__(self, log: Log, encoder: Encoder, settings: Settings) -> None:
+        self.catalogue = Catalogue(encoder.dimension)
+        items = list(log.items.values())
+        for item, vector in zip(items, encoder.encode([item_text(item) for item in items]), strict=True):
+            self.catalogue.put(item, vector)
+        self._next = _next_clicks(log.events)
+        pipeline = _Watched(settings, encoder, Recommender(self.catalogue, Memory(settings.recommend), settings.recommend))
+        states = MemoryStates()
+        for first in range(0, len(log.events), BATCH):
+            pipeline.process(Batch(log.events[first : first + BATCH]), states)
+        self._occasions = pipeline.occasions
+
+    def examples(self, settings: Recommend) -> Examples:
+        """Return what the ranker would have seen with these settings, of every n-th answer if all are more than `CELLS`."""
+        rows = self.catalogue.rows
+        answers = [place for place, item in enumerate(self._next) if item in rows]
+        wanted = set(answers[:: 1 + len(answers) * len(rows) // CELLS])
+        kept = sorted(wanted)
+        tables = list(self._tables(settings, wanted))
+        clicked = [self._occasions[place].clicked for place in kept]
+        empty = np.zeros((len(FEATURES), 0, len(rows)), np.float32)
+        return Examples(
+            np.concatenate([empty, *tables], axis=1),
+            np.array([rows[str(self._next[place])] for place in kept], np.intp),
+            np.array([item is not None for item in clicked], np.bool_),
+            np.array([-1 if item is None else rows.get(item, -1) for item in clicked], np.intp),
+        )
+
+    def _tables(self, settings: Recommend, wanted: set[int]) -> Iterator[NDArray[np.float32]]:
+        memory = Memory(settings)
+        features = Features(self.catalogue, memory, settings)
+        for first in range(0, len(self._occasions), BATCH):
+            features.begin()
+            noted = 0
+            for place, event in enumerate(self._occasions[first : first + BATCH], start=first):
+                if event.learn and event.clicked is not None:
+                    memory.learn(event.time, event.clicked, event.query, event.previous[: settings.previous_clicks])
+                if place in wanted:
+                    features.note(event)
+                    noted += 1
+            if noted:
+                yield features.table().astype(np.float32)
+
+
+def _next_clicks(events: Sequence[Event]) -> list[str | None]:
+    """Return for each event what the user clicked next, None where the next thing was not a click."""
+    found: list[str | None] = [None] * len(events)
+    latest: dict[str, int] = {}
+    for place, event in enumerate(events):
+        behaviour = event.behaviour
+        if isinstance(behaviour, Click) and behaviour.user_id in latest:
+            found[latest[behaviour.user_id]] = behaviour.item_id
+        latest[behaviour.user_id] = place
+    return found
+
+
+class _Watched(Pipeline):
+    """The pipeline, taking down what would be recommended for instead of recommending."""
+
+    def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
+        super().__init__(settings, encoder, recommender)
+        self.occasions: list[Occasion] = []
+
+    def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
+        for turn in turns:
+            seen = occasion(turn)
+            if seen.profile is not None:  # the ranker looks at the mean of the time scales only, and it is smaller
+                seen = seen._replace(profile=seen.profile.mean(axis=0, keepdims=True))
+            self.occasions.append(seen)
+        return [None for _ in turns]
+
+    def publish(
+        self, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None], states: States, work: object
+    ) -> Work:
+        for turn in turns:
+            states.keep(turn.event.record.partition, {turn.event.behaviour.user_id: turn.user})
+        return Work({})
