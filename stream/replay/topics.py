@@ -112,6 +112,8 @@ def read_range(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, i
             raise TimeoutError(f"nothing read for {PATIENCE:g} s")
         for message in messages:
             partition, error = message.partition(), message.error()
+            if message.topic() != topic:
+                continue  # of what was assigned before
             if error is not None:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
