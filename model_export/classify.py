@@ -33,7 +33,7 @@ VALIDATION = 0.05  # of the labelled queries, where no test file is given twice 
 SMOOTHING = 0.1  # of the labels (Szegedy et al. 2016): people who label queries do not always agree
 SCALE = 16.0  # of the first head's rows: how sure it is of a query at the middle of its class
 CALIBRATION_TEXTS = 200
-DEFAULTS = {"epochs": 10, "batch_size": 64, "typing_noise": 0.1}
+DEFAULTS = {"epochs": 2, "batch_size": 64, "typing_noise": 0.1}
 RATES = {"full": 2e-4, "lora": 2e-3, "adalora": 4e-3}  # low-rank updates start from nothing and need larger steps
 
 CARD = """\

@@ -127,6 +127,7 @@ def train_command(
         _fail(f"{error.name} is not installed: pip install 'driftstream[train]'")
     try:
         module.train(source, output, options, console)
+        console.print(f"written: {output}")
     except (DataError, SettingsError, TrainingError, OutputError, ModelFolderError, VerificationError) as error:
         _fail(str(error))
 
