@@ -61,7 +61,7 @@ class Watched(Pipeline):
         states = states or States()
         ends = sorted({0, len(events), *(cut % (len(events) + 1) for cut in cuts)})
         for start, end in zip(ends, ends[1:], strict=False):
-            self.process(Batch(events[start:end], {}), states)
+            self.process(Batch(events[start:end]), states)
         return states
 
 
