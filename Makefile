@@ -40,7 +40,7 @@ requirements: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make requirements" requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make requirements" --extra export --extra replay --extra dev pyproject.toml -o requirements/dev.txt
+		--custom-compile-command "make requirements" --extra train --extra replay --extra dev pyproject.toml -o requirements/dev.txt
 
 clean:
 	rm -rf .venv models .kafka

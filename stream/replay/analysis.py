@@ -83,6 +83,8 @@ def verdict(name: str, base: str, found: Mapping[str, Any]) -> str:
     measure = _interval(found["measures"][PRIMARY])
     range_ = f"{measure.low:+.4f} to {measure.high:+.4f}, {found['users']:,} users"
     title = PRIMARY.upper()
+    if found["users"] < 2:
+        return f"{name} and {base} cannot be compared by the clicks of one user: {title} {measure.estimate:+.4f}."
     if not measure.clear:
         same = measure.low == measure.high == 0.0
         text = f"{name} ranks every click as {base} does" if same else f"No difference between {name} and {base} can be shown"

@@ -23,7 +23,7 @@ def over_time(curves: Mapping[str, Sequence[Mapping[str, Any]]], measure: str) -
     values = [{"variant": name, **point} for name, points in curves.items() for point in points]
     return _plot(
         values,
-        height=280,
+        height=220,
         mark={"type": "line", "point": {"size": 28}, "strokeWidth": 2},
         encoding={
             "x": {
@@ -71,12 +71,12 @@ def differences(
         {"variant": variant, "name": name, **by_name[name]}
         for variant, by_name in found.items()
         for name in order
-        if name in by_name
+        if name in by_name and by_name[name]["low"] is not None
     ]
     shared: dict[str, Any] = {"y": _names(order), "yOffset": {"field": "variant", "type": "nominal", "sort": list(found)}}
     tooltip = [{"field": "name"}, {"field": "variant"}, *(_number(f, f, "+.4f") for f in ("estimate", "low", "high"))]
     color = _variants(list(found), names)
-    axis = {"title": title, "axis": {"format": "+.3~f", "tickCount": 5}}
+    axis = {"title": title, "axis": {"format": "+.4~f", "tickCount": 5}}
     return _plot(
         rows,
         height=_height(order, len(found)),
@@ -105,7 +105,7 @@ def by_hour(values: Mapping[str, Mapping[int, float]], measure: str) -> Spec:
     rows = [{"variant": v, "hour": hour, "value": value} for v, found in values.items() for hour, value in found.items()]
     return _plot(
         rows,
-        height=180,
+        height=140,
         mark={"type": "line", "point": {"size": 28}, "strokeWidth": 2},
         encoding={
             "x": {
@@ -142,7 +142,7 @@ def trade_off(
     encoding = {"x": x, "y": y, "color": color, "tooltip": tooltip}
     return _plot(
         rows,
-        height=320,
+        height=260,
         layer=[
             {"data": {"values": [{}]}, "mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"x": {"datum": given}}},
             {"mark": {"type": "line", "strokeWidth": 2, "point": {"size": 20}}, "encoding": encoding},
@@ -171,7 +171,7 @@ def journey(found: Mapping[str, Any]) -> Spec:
     marks = ["clicked", "recommended first"]
     return _plot(
         rows,
-        height=ROW * len(found["rows"]) + 20,
+        height=max(120, ROW * len(found["rows"])),
         layer=[
             {
                 "data": {"values": [{"n": s["n"], "score": s["score"]} for s in steps]},
@@ -245,7 +245,7 @@ def _plot(values: list[Any], *, height: int, **more: Any) -> Spec:
         "data": {"values": values},
         "width": "container",
         "height": height,
-        "autosize": {"type": "fit", "contains": "padding"},
+        "autosize": {"type": "fit-x", "contains": "padding"},
     } | more
 
 
@@ -267,7 +267,7 @@ def _names(order: Sequence[str]) -> Spec:
 
 
 def _height(order: Sequence[str], series: int) -> int:
-    return max(60, len(order) * max(ROW, 14 * series) + 40)
+    return len(order) * max(ROW, 14 * series)
 
 
 def _number(field: str, title: str, format: str = ".4f") -> Spec:

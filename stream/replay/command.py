@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -70,27 +71,29 @@ def run_replay(settings: Settings, request: Request) -> None:
         ReplayError: something is missing or wrong.
     """
     try:
-        replayed = _replay(settings, request)
+        findings, pace = _replay(settings, request)
     except (LinesError, TopicsError, SettingsError, NothingToJudgeError, ModelFolderError, DeviceError, OSError) as error:
         raise ReplayError(str(error)) from error
     if request.as_json:
-        speed = {"seconds": replayed.seconds, "events_per_second": replayed.entries / replayed.seconds}
-        sys.stdout.buffer.write(msgspec.json.encode(rounded(speed | replayed.findings)) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(rounded(pace | findings)) + b"\n")
     else:
-        _print(replayed)
+        _print(findings, pace)
 
 
-def _replay(settings: Settings, request: Request) -> Replayed:
+def _replay(settings: Settings, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the findings, and how fast they came: from the first byte read to the last comparison, the report left out."""
     named = _named(settings, request.variants)
     base = next(iter(named))
     known = read_truth(request.truth) if request.truth else []
     with ExitStack() as stack:
         library = stack.enter_context(closing(Library())) if request.report else None
+        begun = time.monotonic()
         recording = _read(named[base], request)
         agreement = _agreement(named[base], request)
-        gc.freeze()  # the recording stays to the end: the collector need not look through it again and again
-        stack.callback(gc.unfreeze)
+        gc.disable()  # recording and states stay to the end: the collector would look through them again and again
+        stack.callback(gc.enable)
         replayed = run(recording, named, request.options, agreement, quiet=request.as_json)
+        seconds = time.monotonic() - begun
         if known:
             replayed.findings["drift"] = _examine(replayed, list(named), known)
         if request.report and library:
@@ -98,7 +101,7 @@ def _replay(settings: Settings, request: Request) -> Replayed:
             told = journeys(recording.events, replayed.ledgers[base], shelves(recording.items), shifts)
             page = render(rounded(replayed.findings | {"journeys": told}), library.script())
             request.report.write_text(page, encoding="utf-8")
-    return replayed
+    return replayed.findings, {"seconds": seconds, "events_per_second": len(recording.entries) / seconds}
 
 
 def _named(settings: Settings, variants: list[str]) -> dict[str, Settings]:
@@ -171,11 +174,11 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def _print(replayed: Replayed) -> None:
-    console, findings = Console(highlight=False), replayed.findings
+def _print(findings: Mapping[str, Any], pace: Mapping[str, float]) -> None:
+    console = Console(highlight=False)
     console.print(
-        f"{replayed.entries:,} events answered by {len(findings['variants'])} variants in {replayed.seconds:.1f} s "
-        f"({replayed.entries / replayed.seconds:,.0f} events/s); {findings['judged']['clicks']:,} clicks judged"
+        f"{findings['recording']['events']:,} events answered by {len(findings['variants'])} variants in {pace['seconds']:.1f} s "
+        f"({pace['events_per_second']:,.0f} events/s); {findings['judged']['clicks']:,} clicks judged"
     )
     table = Table("variant", *SHOWN, *SHOWN_EXPOSURE)
     for name, found in findings["variants"].items():
@@ -186,10 +189,12 @@ def _print(replayed: Replayed) -> None:
         console.print(comparison["verdict"])
     if findings["drift"]:
         drift = findings["drift"]
+        missing = "not reached" if drift["calm_events"] >= drift["arl0"] else "too few events to tell"
         for name, found in drift["at_arl0"].items():
-            text = f"{found['detected']:.3f} detected, delay {found['delay']:.1f}" if found else "not reached"
+            text = f"{found['detected']:.3f} detected, delay {found['delay']:.1f}" if found else missing
             console.print(f"shifts at one false alarm per {drift['arl0']:.0f} events, {name}: {text}")
         for name, found in drift["own_states"].items():
-            console.print(f"{name}: {found['detected']:.3f} detected, one false alarm per {found['arl0']:,.0f} events")
+            false = f"{found['false_alarms']} false alarms in {drift['calm_events']:,} events"
+            console.print(f"{name}: {found['detected']:.3f} detected, {false}")
     if findings["agreement"]:
         console.print(findings["agreement"]["sentence"])

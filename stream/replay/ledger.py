@@ -51,7 +51,6 @@ class Ledger:
         self._times, self._users, self._states = array("q"), array("l"), array("b")
         self._scores, self._items = array("d"), array("i")
         self.event_ids: list[str] = []
-        self.models: set[str] = set()
 
     def take(self, outputs: Iterable[Output]) -> None:
         """Note the recommendations among a batch's outputs, and judge the clicks before the last of them."""
@@ -79,7 +78,6 @@ class Ledger:
         self._states.append(state)
         self._scores.append(answer.drift.score)
         self.event_ids.append(answer.trigger.event_id)
-        self.models.add(answer.model)
 
     def _judge(self, before: int | None) -> None:
         """Judge the clicks of earlier times than `before`: no recommendation that counts for them can come any more."""

@@ -59,7 +59,7 @@ def render(findings: Mapping[str, Any], library: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stream.replay", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"day": _day, "measure": name_of, "signed": lambda value: f"{value:+.4f}"}
+    environment.filters |= {"day": _day, "measure": name_of, "signed": _signed}
     names = list(findings["variants"])
     return environment.get_template("report.html.j2").render(
         findings=findings,
@@ -81,9 +81,10 @@ def _headline(findings: Mapping[str, Any]) -> str:
     base = next(iter(findings["variants"].values()))
     interval = base["interval"]
     hits = base["totals"]["hr@10"]
+    bounds = "" if interval["low"] is None else f" ({interval['low']:.4f} to {interval['high']:.4f})"  # none of a single user
     return (
         f"The item that was clicked next stood in the list of ten in {hits:.1%} of {findings['judged']['clicks']:,} clicks; "
-        f"{name_of(primary)} is {interval['estimate']:.4f} ({interval['low']:.4f} to {interval['high']:.4f})."
+        f"{name_of(primary)} is {interval['estimate']:.4f}{bounds}."
     )
 
 
@@ -111,11 +112,10 @@ def _sections(findings: Mapping[str, Any]) -> list[tuple[str, str, list[Chart]]]
     sections.append(("Side by side", "", side))
     sections.append(("For whom", _FOR_WHOM, _slices(variants, comparisons, primary, everything)))
     if ablations:
-        found = {name: {"all clicks": findings["comparisons"][name]["measures"][primary]} for name in ablations}
-        rows = {everything[0]: {name: values["all clicks"] for name, values in found.items()}}
+        rows = {everything[0]: {name: findings["comparisons"][name]["measures"][primary] for name in ablations}}
         spec = charts.differences(rows, list(ablations), f"{name_of(primary)}, difference from {everything[0]}", everything)
         sections.append(("What freshness and time scales bring", _ABLATIONS, [Chart("ablations", "Ablations", "", spec)]))
-    if findings.get("drift"):
+    if findings["drift"]:
         sections.append(("Finding shifts", _DRIFT, [_trade_off(findings["drift"])]))
     told = [
         Chart(f"journey-{n}", f"User {found['user']}", f"{found['events']} events", charts.journey(found))
@@ -166,6 +166,10 @@ def _changed(findings: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
         for name, value in values.items()
         if any(each[group][name] != value for each in settings)
     ]
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.4f}"
 
 
 def _day(milliseconds: int) -> str:

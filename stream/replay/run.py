@@ -54,17 +54,12 @@ class Options:
 
 @dataclass
 class Replayed:
-    """What came of it: `findings` are plain values for JSON and the report, the rest is what they were computed from.
-
-    `entries` were answered in so many `seconds`, from the first read of a model to the last judgement.
-    """
+    """What came of it: `findings` are plain values for JSON and the report, the rest is what they were computed from."""
 
     findings: dict[str, Any]
     clicks: Clicks
     ledgers: dict[str, Ledger]
     variants: dict[str, Variant]
-    entries: int
-    seconds: float
 
 
 def run(
@@ -84,7 +79,6 @@ def run(
         ModelFolderError, DeviceError: a model cannot be loaded.
         OSError: the output cannot be written.
     """
-    begun = time.monotonic()
     clicks = read_clicks(recording.entries, recording.items, skip=options.skip, start=options.start)
     variants = _variants(recording, named, options.ablate)
     base = next(iter(named))
@@ -111,11 +105,10 @@ def run(
             progress.update(task, completed=answered)
     for ledger in ledgers.values():
         ledger.close()
-    seconds = time.monotonic() - begun
     findings = _findings(recording, clicks, variants, ledgers, counts, named, options)
     if agreement is not None:
         findings["agreement"] = agreement.findings()
-    return Replayed(findings, clicks, ledgers, variants, len(recording.entries), seconds)
+    return Replayed(findings, clicks, ledgers, variants)
 
 
 def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool) -> dict[str, Variant]:

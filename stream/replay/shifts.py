@@ -88,6 +88,7 @@ class Examination:
         self._begins[np.cumsum([0, *map(len, calm)])[:-1][[len(stretch) > 0 for stretch in calm]]] = True
         shifted = [story for story in told if story.shift is not None]
         self.shifts = len(shifted)
+        self.calm_events = len(self._calm)
         self._after = np.full((len(shifted), HORIZON + 1), -1, np.int64)  # the click before the shift, and those from it on
         for row, story in enumerate(shifted):
             assert story.shift is not None
@@ -95,14 +96,19 @@ class Examination:
             self._after[row, : len(places)] = [story.clicks[place] if place >= 0 else -1 for place in places]
 
     def measure(self, above: NDArray[np.bool_]) -> dict[str, float]:
-        """Return events per false alarm, share detected and mean delay of a series of yes and no, (clicks,)."""
+        """Return false alarms, events for each of them, share detected and mean delay of a series of yes and no, (clicks,)."""
         calm = above[self._calm]
         false = int((calm & (self._begins | ~np.concatenate([[False], calm[:-1]]))).sum())
         after = np.concatenate([above, [False]])[self._after]  # −1, where there is no click, is no alarm
         alarms = after[:, 1:] & ~after[:, :-1]
         found = alarms.any(axis=1)
         delays = np.where(found, alarms.argmax(axis=1) + 1, HORIZON)
-        return {"arl0": len(calm) / max(1, false), "detected": float(found.mean()), "delay": float(delays.mean())}
+        return {
+            "false_alarms": false,
+            "arl0": len(calm) / max(1, false),
+            "detected": float(found.mean()),
+            "delay": float(delays.mean()),
+        }
 
     def curve(self, scores: NDArray[np.float64]) -> list[dict[str, float]]:
         """Return a point for each of about `THRESHOLDS` thresholds of a series of scores, (clicks,)."""
@@ -160,6 +166,7 @@ def examine(
         "arl0": ARL0,
         "horizon": HORIZON,
         "shifts": examination.shifts,
+        "calm_events": examination.calm_events,
         "at_arl0": found,
         "own_states": own,
         "curves": {name: _frontier(points) for name, points in curves.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stream.decode import Event, Record, Reject
@@ -44,7 +44,7 @@ class MemoryStates:
         """Return a user's state, None for one never seen."""
         return self._states.get((partition, user_id))
 
-    def keep(self, partition: int, states: dict[str, UserState | None]) -> None:
+    def keep(self, partition: int, states: Mapping[str, UserState | None]) -> None:
         """Keep the states that a batch has changed; None for users who were erased."""
         for user_id, state in states.items():
             if state is None:

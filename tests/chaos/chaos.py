@@ -201,9 +201,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         folder = Path(scratch)
         try:
-            result = run(
-                Plan(events=arguments.events), arguments.seed, arguments.guarantee, write_model(folder / "model"), folder
-            )
+            plan, kafka = Plan(events=arguments.events), KafkaBroker(folder / "kafka")
+            result = run(plan, arguments.seed, arguments.guarantee, write_model(folder / "model"), folder, kafka)
         finally:
             if arguments.keep:
                 shutil.copytree(folder / "workers", arguments.keep, ignore=shutil.ignore_patterns("*.db", "knowledge"))

@@ -23,8 +23,9 @@ WIDTHS = {"desktop": 1280, "phone": 390}
 def report(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every section that files can give: two variants, ablations, known shifts."""
     folder = tmp_path_factory.mktemp("report")
-    truth = sample.write(folder / "data").truth
-    lines = [{"user_id": user, "shift_event_id": shift.event_id} for user, shift in truth.items()]
+    made = sample.write(folder / "data")
+    shifts = {user: shift.event_id for user, shift in made.truth.items()}
+    lines = [{"user_id": user, "shift_event_id": shifts.get(user)} for user in sorted({click.user_id for click in made.clicks})]
     (folder / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "now.toml").write_text("")
     (folder / "less.toml").write_text("[recommend]\ntext_weight = 2.0\n")

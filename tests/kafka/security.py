@@ -52,6 +52,7 @@ class Security:
         users: passwords of the users that log in by SCRAM.
         admin: librdkafka's settings for somebody who may do everything.
         ca, stranger: certificates of the authority that signs here, and of another.
+        keystore: the broker's key and certificate.
         certificate, key: of the user `worker`; the key opens with KEY_PASSWORD.
     """
 
@@ -59,6 +60,7 @@ class Security:
     users: Mapping[str, str]
     admin: Mapping[str, str]
     ca: Path
+    keystore: Path
     stranger: Path
     certificate: Path
     key: Path
@@ -90,6 +92,7 @@ def make_security(folder: Path) -> Security:
             "sasl.password": "admins-pass",
         },
         ca=folder / "ca.pem",
+        keystore=folder / "keystore.pem",
         stranger=folder / "stranger.pem",
         certificate=folder / "worker.pem",
         key=folder / "worker.key",

@@ -13,10 +13,12 @@ from urllib.error import HTTPError
 import pytest
 import rocksdict
 from broker import KafkaBroker
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from worker_process import Sent, Worker, command, make_topics, read, running_worker, send
 
 from stream.engine.store import compact
+from stream.state import decode
 
 PARTITIONS = 2
 START = 1_756_684_800_000
@@ -181,3 +183,45 @@ def test_nothing_of_an_erased_user_is_left_on_disk_or_in_our_topics_after_compac
         assert on_disk(folder / "state", gone) == set()
         assert on_disk(folder / "state", [bert]) == {bert}
     assert on_disk(state, KEPT) == set(KEPT)
+
+
+@pytest.mark.timeout(900)  # five workers are started
+def test_a_worker_that_is_killed_again_and_again_erases_what_came_before_and_keeps_what_came_after(
+    own_kafka: KafkaBroker, tiny_model: Path, tmp_path: Path
+) -> None:
+    address = own_kafka.address
+    make_topics(address, PARTITIONS)
+    users, per_user = [b"user-%d" % n for n in range(24)], 25
+    begun = int(time.time() * 1000) - 3_600_000
+    events, erased_at = [], {}
+    for number in range(per_user):
+        for place, user in enumerate(users):
+            topic, what = (("searches", {"query": f"hose {number}"}), ("clicks", {"item_id": f"i{number}"}))[(number + place) % 2]
+            events.append(event(topic, user, place, begun + 60_000 * number + place, **what))
+    send(address, events)
+    producer = Producer({"bootstrap.servers": address, "partitioner": "murmur2_random"})
+    for place, user in enumerate(users[::2]):
+        erased_at[user] = begun + 60_000 * (5 + place) + 30_000  # in between two of the user's events
+        producer.produce("erasures", None, user, timestamp=erased_at[user])
+    assert producer.flush(30) == 0
+
+    # Small batches, so that every kill finds some of the erasures behind the worker and others ahead of it.
+    options: dict[str, Any] = {"guarantee": "exactly_once", "batch_size": 8}
+    for answered in (100, 250, 400):
+        with running_worker(address, tiny_model, tmp_path, PARTITIONS, **options):
+            assert len(read(address, "recommendations", at_least=answered)) >= answered
+    with running_worker(address, tiny_model, tmp_path, PARTITIONS, **options) as worker:
+        published = read(address, "recommendations", at_least=len(events) + len(erased_at))
+        assert worker.stop() == 0
+    triggers = [json.loads(message.value())["trigger"] for message in published if message.value() is not None]
+    assert len({(t["topic"], t["partition"], t["offset"]) for t in triggers}) == len(triggers) == len(events)
+    tombstones = [message.key() for message in published if message.value() is None]
+    assert sorted(tombstones) == sorted(erased_at)
+    states: dict[bytes, bytes | None] = {m.key(): m.value() for m in read(address, "driftstream-users-changelog")}
+    kept = {user: [b.time for b in decode(state).window.behaviours] for user, state in states.items() if state is not None}
+    expected = {}
+    for place, user in enumerate(users):
+        times = [begun + 60_000 * number + place for number in range(per_user)]
+        expected[user] = [moment for moment in times if moment > erased_at.get(user, 0)]
+    assert any(0 < len(times) < per_user for times in expected.values())
+    assert kept == {user: times for user, times in expected.items() if times}

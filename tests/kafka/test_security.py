@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import shlex
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -205,9 +206,9 @@ def test_a_broker_that_wants_a_certificate_refuses_those_without(broker: KafkaBr
 
 
 class TokenServer:
-    """A server of OAuth tokens that the broker's own unsecured validator accepts. Keeps what it was asked."""
+    """A server of OAuth tokens that the broker's own unsecured validator accepts, behind TLS. Keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path) -> None:
         self.asked: list[dict[str, list[str]]] = []
         server = self
 
@@ -229,7 +230,10 @@ class TokenServer:
                 pass
 
         self._http = HTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/token"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.url = f"https://127.0.0.1:{self._http.server_port}/token"
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
         self._thread.start()
 
@@ -249,8 +253,8 @@ def _jwt() -> str:
 
 
 @pytest.fixture(scope="module")
-def tokens() -> Iterator[TokenServer]:
-    server = TokenServer()
+def tokens(security: Security) -> Iterator[TokenServer]:
+    server = TokenServer(security.keystore)
     yield server
     server.close()
 
@@ -278,6 +282,7 @@ def test_both_clients_log_in_by_every_mechanism(
         sasl_password=PASSWORDS["worker"],
         oauth_token_url=tokens.url,
         oauth_scope="kafka",
+        oauth_ca_file=security.ca,
     )
     admin = connect(settings.librdkafka())
     assert "searches" in admin.list_topics(timeout=10).topics
@@ -291,7 +296,11 @@ def test_both_clients_log_in_by_every_mechanism(
 def test_a_refused_client_secret_is_told_by_the_settings_name(
     broker: KafkaBroker, security: Security, tokens: TokenServer
 ) -> None:
-    change = {"BROKER__SASL_MECHANISM": "OAUTHBEARER", "BROKER__OAUTH_TOKEN_URL": tokens.url}
+    change = {
+        "BROKER__SASL_MECHANISM": "OAUTHBEARER",
+        "BROKER__OAUTH_TOKEN_URL": tokens.url,
+        "BROKER__OAUTH_CA_FILE": security.ca,
+    }
     done = command(login(broker, security, "worker", "not-the-password", **change), "topics")
     assert done.returncode == 1
     assert "DRIFTSTREAM_BROKER__OAUTH_TOKEN_URL" in done.stderr

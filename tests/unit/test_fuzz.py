@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutation import mutated
 
-from stream.decode import EARLIEST, LATEST, Event, Reject, decode_click, decode_item, decode_search
+from stream.decode import EARLIEST, LATEST, Erasure, Event, Reject, decode_click, decode_erasure, decode_item, decode_search
 from stream.events import Item
 from stream.lines import behaviour_line, item_line
 from stream.window import remembered, unpack
@@ -61,6 +61,7 @@ def _decode_many(seed: int) -> None:
             assert reason
             assert len(found.error.encode()) < 400  # a header, and not a copy of the record
         assert isinstance(decode_item(record), Item | str | Reject)
+        assert isinstance(decode_erasure(record), Erasure | Reject)
         behaviour_line(sent.topic, sent.value or b"")
         item_line(sent.topic, sent.value or b"")
 

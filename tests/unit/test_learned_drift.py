@@ -80,9 +80,9 @@ def event(number: int, user: str, subject: int) -> Event:
     time = 1_700_000_000_000 + number * 60_000
     if subject < len(TITLES):
         click = Click(event_id=f"e{number}", user_id=user, item_id=str(subject), timestamp=time)
-        return Event(Record(), click, time)
+        return Event(time, click, Record())
     search = Search(event_id=f"e{number}", user_id=user, query=TITLES[subject % len(TITLES)], timestamp=time)
-    return Event(Record(), search, time)
+    return Event(time, search, Record())
 
 
 behaviours = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2 * len(TITLES) - 1)), min_size=1, max_size=150)

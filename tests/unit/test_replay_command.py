@@ -145,6 +145,21 @@ def test_parquet_gives_the_same_answers_as_json_lines(folder: Path, tmp_path: Pa
     assert (folder / "a.jsonl").read_bytes() == (folder / "b.jsonl").read_bytes()
 
 
+def test_one_user_alone_proves_nothing_and_the_report_says_so(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text("")
+    data = tmp_path / "alone"
+    data.mkdir()
+    (data / "items.jsonl").write_bytes((folder / "items.jsonl").read_bytes())
+    write(data / "clicks.jsonl", [click(n, "ada", f"i{n % 4}", 1000 * n) for n in range(200)])
+    found = findings("--data", data, *(f"--variant={name}={tmp_path / 'one.toml'}" for name in ("now", "twin")))
+    assert "cannot be compared by the clicks of one user" in found["comparisons"]["twin"]["verdict"]
+    page = render(found | {"journeys": []}, "library")
+    assert "cannot be compared" in page
+    alone = findings("--data", data)
+    headline = render(alone | {"journeys": []}, "library").split("<h1>")[1].split("</h1>")[0]
+    assert headline.endswith(f"MAP@5 is {alone['variants']['settings']['totals']['map@5']:.4f}.")
+
+
 def test_times_choose_events_by_event_time(folder: Path) -> None:
     found = findings("--data", folder, "--from", T0 + 400_000 * 100, "--to", "2023-11-17T00:00:00Z")
     assert found["recording"]["from"] == T0 + 400_000 * 100

@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,13 +41,7 @@ def answer(user: str, time: int, event_id: str, items: list[str], state: Any = "
         drift=DriftLevel(score=0.1, state=state),
         model="m",
     )
-    return Output("recommendations", user.encode(), json.dumps(msg(value)).encode())
-
-
-def msg(value: Recommendation) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(value)
+    return Output("recommendations", user.encode(), msgspec.json.encode(value))
 
 
 def ledger_of(events: list[Event], batches: list[list[Output]]) -> tuple[Any, Ledger]:

@@ -31,6 +31,7 @@ def by_definition(told: list[Story], above: list[bool]) -> dict[str, float]:
             delays.append(alarms[0] if alarms else 0)
     found = [delay for delay in delays if delay]
     return {
+        "false_alarms": false,
         "arl0": events / max(1, false),
         "detected": len(found) / len(delays),
         "delay": float(np.mean([delay or HORIZON for delay in delays])),
@@ -86,7 +87,12 @@ def test_states_that_change_nine_clicks_after_the_shift_are_detected_with_that_d
     told = stories(clicks, [Truth("moves", "moves-60"), Truth("stays", None), Truth("unknown", "never")])
     assert [(story.user_id, story.shift) for story in told] == [("moves", 60), ("stays", None)]
     found = examine(clicks, {"now": ledger}, told, rivals(clicks, told, catalogue))
-    assert found["own_states"]["now (states)"] == {"arl0": (60 - WARM_UP) + (100 - WARM_UP), "detected": 1.0, "delay": 10.0}
+    assert found["own_states"]["now (states)"] == {
+        "false_alarms": 0,
+        "arl0": (60 - WARM_UP) + (100 - WARM_UP),
+        "detected": 1.0,
+        "delay": 10.0,
+    }
     assert set(found["curves"]) == {"now", *DETECTORS}
     assert found["shifts"] == 1
 

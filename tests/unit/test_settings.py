@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.settings import SettingsError, effective, read_settings
+from stream.settings import Settings, SettingsError, effective, read_settings
 
 SECRET = "a-secret-of-the-tests"
 SASL = {"BROKER__SECURITY_PROTOCOL": "SASL_SSL", "BROKER__SASL_USERNAME": "worker"}
@@ -78,3 +78,18 @@ def test_what_does_not_make_sense_is_told_by_its_name_and_without_secrets(
     assert told in str(caught.value)
     assert SECRET not in str(caught.value)
     assert "short-token" not in str(caught.value)
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    listed: dict[str, str] = {}
+    for line in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) >= 4 and cells[0] in Settings.model_fields:
+            listed |= {f"{cells[0]}.{name}": cells[2].strip("`") for name in cells[1].split(", ")}
+    words = {"": "empty", "None": "none", "True": "true", "False": "false"}
+    expected = {
+        f"{group}.{name}": str(value) for group, values in effective(Settings()).items() for name, value in values.items()
+    }
+    expected = {name: words.get(value, value) for name, value in expected.items()}
+    differing = {name for name in listed.keys() | expected.keys() if listed.get(name) != expected.get(name)}
+    assert {name: (listed.get(name), expected.get(name)) for name in differing} == {}
