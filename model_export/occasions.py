@@ -24,7 +24,7 @@ from stream.replay.variant import MemoryStates
 from stream.settings import Recommend, Settings
 
 BATCH = 256
-CELLS = 8_000_000  # examples times items: 0.2 GB of features
+CELLS = 8_000_000  # examples times items: 0.3 GB of features
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Examples:
 
     Attributes:
         features: (len(FEATURES), examples, items), as the ranker gets them.
+        profiles: (time scales, examples, items), similarity to the profile of each time scale; 0 where there is none.
         next_item: (examples,), the column of the item that was clicked next.
         after_click: (examples,), whether a click was answered.
         clicked: (examples,), the column of the item of that click; -1 where there is none.
     """
 
     features: NDArray[np.float32]
+    profiles: NDArray[np.float32]
     next_item: NDArray[np.intp]
     after_click: NDArray[np.bool_]
     clicked: NDArray[np.intp]
@@ -68,6 +70,7 @@ class Occasions:
         for first in range(0, len(log.events), BATCH):
             pipeline.process(Batch(log.events[first : first + BATCH]), states)
         self._occasions = pipeline.occasions
+        self._scales = len(settings.profile.half_lives_days)
 
     def examples(self, settings: Recommend) -> Examples:
         """Return what the ranker would have seen with these settings, of every n-th answer if all are more than `CELLS`."""
@@ -76,10 +79,11 @@ class Occasions:
         wanted = set(answers[:: 1 + len(answers) * len(rows) // CELLS])
         kept = sorted(wanted)
         tables = list(self._tables(settings, wanted))
+        profiles = list(self._profiles(kept))
         clicked = [self._occasions[place].clicked for place in kept]
-        empty = np.zeros((len(FEATURES), 0, len(rows)), np.float32)
         return Examples(
-            np.concatenate([empty, *tables], axis=1),
+            np.concatenate([np.zeros((len(FEATURES), 0, len(rows)), np.float32), *tables], axis=1),
+            np.concatenate([np.zeros((self._scales, 0, len(rows)), np.float32), *profiles], axis=1),
             np.array([rows[str(self._next[place])] for place in kept], np.intp),
             np.array([item is not None for item in clicked], np.bool_),
             np.array([-1 if item is None else rows.get(item, -1) for item in clicked], np.intp),
@@ -99,6 +103,13 @@ class Occasions:
                     noted += 1
             if noted:
                 yield features.table().astype(np.float32)
+
+    def _profiles(self, places: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        unknown = np.zeros((self._scales, self.catalogue.dimension), np.float32)
+        for first in range(0, len(places), BATCH):
+            profiles = [self._occasions[place].profile for place in places[first : first + BATCH]]
+            stacked = np.stack([unknown if profile is None else profile for profile in profiles], axis=1)
+            yield np.stack([self.catalogue.similarities(scale) for scale in stacked])
 
 
 def _next_clicks(events: Sequence[Event]) -> list[str | None]:
@@ -121,11 +132,7 @@ class _Watched(Pipeline):
         self.occasions: list[Occasion] = []
 
     def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
-        for turn in turns:
-            seen = occasion(turn)
-            if seen.profile is not None:  # the ranker looks at the mean of the time scales only, and it is smaller
-                seen = seen._replace(profile=seen.profile.mean(axis=0, keepdims=True))
-            self.occasions.append(seen)
+        self.occasions += map(occasion, turns)
         return [None for _ in turns]
 
     def publish(

@@ -56,7 +56,7 @@ class Knowledge:
 
     def _begin(self) -> None:
         """Know nothing of what was learned."""
-        settings = learned(self.settings.recommend, self.encoder.manifest.rank)
+        settings = learned(self.settings.recommend, self.encoder.manifest.rank, len(self.settings.profile.half_lives_days))
         self.memory = Memory(settings)
         self.recommender = Recommender(self.catalogue, self.memory, settings)
         self._instance = uuid.uuid4().hex.encode()

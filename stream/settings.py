@@ -120,6 +120,7 @@ class Recommend(Group):
     text_weight: float = 8.0
     coverage_weight: float = 8.0
     profile_weight: float = 2.0
+    profile_shares: list[Annotated[float, Field(ge=0)]] = []  # of each time scale in the profile; none given: equal ones
     popular_prior: Annotated[float, Field(gt=0)] = 1.0
     similar_prior: Annotated[float, Field(gt=0)] = 0.5
     query_prior: Annotated[float, Field(gt=0)] = 1.0

@@ -66,6 +66,7 @@ class RankWeights(msgspec.Struct, frozen=True, kw_only=True):
     text_weight: float
     coverage_weight: float
     profile_weight: float
+    profile_shares: list[float]
     popular_prior: float
     similar_prior: float
     query_prior: float

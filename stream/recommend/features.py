@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream.recommend.catalogue import Catalogue, Vector
 from stream.recommend.clicks import Evidence
@@ -113,11 +114,18 @@ class Features:
         profiles = [profile for profile in self._profiles if profile is not None]
         if profiles:
             stacked = np.stack(profiles)
-            mean = stacked[:, 0].copy()
-            for scale in range(1, stacked.shape[1]):  # one after the other, for each event alike
-                mean += stacked[:, scale]
-            mean /= np.float32(stacked.shape[1])
+            shares = self._shares(stacked.shape[1])
+            mean = shares[0] * stacked[:, 0]
+            for scale in range(1, len(shares)):  # one after the other, for each event alike
+                mean += shares[scale] * stacked[:, scale]
             table[PROFILE, events] = self.catalogue.similarities(mean)
+
+    def _shares(self, scales: int) -> NDArray[np.float32]:
+        shares = np.array(self.settings.profile_shares or [1.0] * scales)
+        if len(shares) != scales or shares.sum() <= 0.0:
+            raise ValueError(f"recommend.profile_shares: {scales} are needed, not all 0, as there are profile.half_lives_days")
+        normed: NDArray[np.float32] = (shares / shares.sum()).astype(np.float32)
+        return normed
 
 
 class _Texts:

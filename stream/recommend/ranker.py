@@ -49,10 +49,19 @@ class Ranking(NamedTuple):
     worth: Floats
 
 
-def learned(settings: Recommend, weights: RankWeights | None) -> Recommend:
-    """Return the settings with the weights that came with the model; what somebody has set explicitly stays as it is."""
+def learned(settings: Recommend, weights: RankWeights | None, scales: int) -> Recommend:
+    """Return the settings with the weights that came with the model; what somebody has set explicitly stays as it is.
+
+    Raises:
+        ValueError: the weights are for another number of time scales than `scales`, that of the profile.
+    """
     if weights is None:
         return settings
+    if len(weights.profile_shares) != scales:
+        raise ValueError(
+            f"the model's ranking weights are for a profile of {len(weights.profile_shares)} time scales, and "
+            f"profile.half_lives_days has {scales}: set as many, or learn anew with model-export train --task rank"
+        )
     found = {name: value for name, value in msgspec.structs.asdict(weights).items() if name not in settings.model_fields_set}
     return settings.model_copy(update=found)
 

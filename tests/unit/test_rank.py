@@ -15,7 +15,7 @@ from model_export.options import Options, TrainingError
 from stream.encoder import Encoder, read_manifest
 from stream.encoder.manifest import RankWeights
 from stream.knowledge import Knowledge
-from stream.recommend.ranker import FEATURES, Ranker, learned
+from stream.recommend.ranker import FEATURES, PROFILE, Ranker, learned
 from stream.settings import Recommend, Settings
 from tests.tiny_model import WORDS, write_model
 
@@ -25,6 +25,7 @@ WEIGHTS = RankWeights(
     text_weight=1.0,
     coverage_weight=2.0,
     profile_weight=3.0,
+    profile_shares=[0.5, 0.3, 0.2],
     popular_prior=4.0,
     similar_prior=5.0,
     query_prior=6.0,
@@ -66,15 +67,18 @@ def test_what_is_learned_by_is_the_formula_that_the_worker_ranks_by():
     random = np.random.default_rng(0)
     features = random.random((len(FEATURES), 6, 9)).astype(np.float32)
     features[:3] *= random.random((3, 6, 9)) < 0.3
+    profiles = random.random((3, 6, 9)).astype(np.float32)
+    features[PROFILE] = np.einsum("k,kai->ai", WEIGHTS.profile_shares, profiles)
     examples = Examples(
         features,
+        profiles,
         next_item=np.zeros(6, np.intp),
         after_click=np.array([False, True, True, False, True, True]),
         clicked=np.array([-1, 3, -1, -1, 8, 0]),
     )
     [part] = rank._batches(examples, 6, None)
-    settings = learned(Recommend(), WEIGHTS)
-    ours = rank.log_probabilities(part, rank._of(settings)).exp()
+    settings = learned(Recommend(), WEIGHTS, scales=3)
+    ours = rank.log_probabilities(part, rank._of(settings, 3)).exp()
     worker = Ranker(settings).rank(features.astype(np.float64), np.ones(9, np.bool_), examples.after_click, examples.clicked)
     np.testing.assert_allclose(ours, worker.probabilities, rtol=1e-4, atol=1e-7)
 
@@ -90,7 +94,7 @@ def test_learning_turns_away_from_what_misleads(model, log, tmp_path):
     def mean_gain(settings: Recommend) -> float:
         [part] = rank._batches(occasions.examples(settings), 10_000, None)
         with torch.no_grad():
-            return float(rank._objective(part, rank._of(settings)))
+            return float(rank._objective(part, rank._of(settings, 3)))
 
     assert mean_gain(rank._with(start, found)) > mean_gain(start) + 0.01
 
@@ -114,17 +118,24 @@ def test_learned_weights_reach_the_worker_through_the_model_folder(model, log, t
     assert served.memory.queries.sharpness == manifest.rank.neighbour_sharpness
 
 
-def test_weights_that_are_not_better_on_what_follows_are_not_published(model, log, tmp_path, monkeypatch):
+@pytest.mark.parametrize("after", [{"all": 0.5, "unseen": 0.6}, {"all": 0.6, "unseen": 0.49}])
+def test_weights_that_are_not_better_on_what_follows_are_not_published(model, log, tmp_path, monkeypatch, after):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
+    found = iter([{"all": 0.5, "unseen": 0.5}, after])
     monkeypatch.setattr(rank, "learn", lambda *_: WEIGHTS)
-    monkeypatch.setattr(rank, "judge", lambda *_: {"all": 0.5, "unseen": 0.5})
+    monkeypatch.setattr(rank, "judge", lambda *_: next(found))
     with pytest.raises(TrainingError, match="gate"):
         rank.train(log, folder, options(tmp_path), QUIET)
     assert read_manifest(folder).rank is None
 
 
 def test_a_weight_that_somebody_has_set_wins_over_the_learned_one():
-    found = learned(Recommend(text_weight=12.0), WEIGHTS)
+    found = learned(Recommend(text_weight=12.0), WEIGHTS, scales=3)
     assert (found.text_weight, found.coverage_weight, found.neighbour_sharpness) == (12.0, 2.0, 8.0)
-    assert learned(Recommend(), None) == Recommend()
+    assert learned(Recommend(), None, scales=3) == Recommend()
+
+
+def test_weights_for_other_time_scales_than_the_profiles_are_refused():
+    with pytest.raises(ValueError, match="3 time scales"):
+        learned(Recommend(), WEIGHTS, scales=2)

@@ -172,6 +172,15 @@ def test_a_profile_decides_between_items_when_nothing_else_does():
     assert (items[0].item_id, items[0].reasons) == ("i11", ["profile"])
 
 
+def test_a_time_scale_counts_as_much_as_its_share():
+    short, long = np.stack([unit(TITLES[11]), unit(TITLES[20])]), np.stack([unit(TITLES[20]), unit(TITLES[11])])
+    for shares in ([1.0, 0.0], [3.0, 1.0]):
+        assert answer(recommender(profile_shares=shares), Occasion(T, profile=short))[0] == "i11"
+        assert answer(recommender(profile_shares=shares), Occasion(T, profile=long))[0] == "i20"
+    with pytest.raises(ValueError, match="profile_shares"):
+        recommender(profile_shares=[1.0]).process([Occasion(T, profile=short)])
+
+
 def test_a_new_item_is_recommended_by_its_text_the_moment_it_arrives():
     subject = recommender()
     assert answer(subject, search("velvet submarine"))
