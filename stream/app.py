@@ -154,16 +154,22 @@ class App(faust.App):
         async for batch in batches:
             try:
                 with self.watchdog.expecting(ANSWERING):
-                    await asyncio.shield(self._answer(batch))
-            except MovedOnError as error:
-                log.warning("%s. The batch is dropped; its new owner answers it", error)
-                self.intake.close()  # until the group has given out partitions again
-                await asyncio.to_thread(self._forget)
+                    await asyncio.shield(self._settle(batch))
             except Exception as error:
                 await self.crash(error)
                 return
             finally:
                 self.intake.finish()
+
+    async def _settle(self, batch: Batch) -> None:
+        """Answer a batch, or drop it where its partitions are another worker's by now: that one answers it."""
+        try:
+            await self._answer(batch)
+        except MovedOnError as error:
+            log.warning("%s. The batch is dropped; its new owner answers it", error)
+            self.intake.close()  # until the group has given out partitions again
+            await self._pause()
+            await asyncio.to_thread(self._forget)
 
     async def _answer(self, batch: Batch) -> None:
         """Answer a batch and make the answers safe. Where a step crashes, its event is found and set aside: `engine/poison.py`."""
