@@ -111,10 +111,10 @@ class App(faust.App):
             commit_offsets=self._commit_offsets,
         )
         self.membership = Membership(settings.broker.group, -1, "")
+        self.recovered = -1  # the generation for whose partitions the states are recovered
         self.poison = Poison()
         self.watchdog = Watchdog(engine.stuck_after_s)
         self.on_partitions_revoked.connect(self._pause)
-        self.on_rebalance_complete.connect(self._begin)
         self.agent(Batches(self), name="recommend")(self._recommend)
         self.serving = False
         metrics.MODEL.info({"version": pipeline.model, "provider": pipeline.encoder.provider})
@@ -142,11 +142,16 @@ class App(faust.App):
         self.serving = False
         self.watchdog.expect(JOINING)
 
-    async def _begin(self, *_: Any, **__: Any) -> None:
-        """The state is recovered: start with the partitions that this worker now owns."""
+    def begin(self, generation: int, offsets: Mapping[Partition, int]) -> None:
+        """Answer the partitions that this worker now owns, from these offsets on: states are recovered, and the consumer stands there.
+
+        Args:
+            generation: of the group, in which the partitions were given to this worker and their states recovered.
+            offsets: committed ones.
+        """
         self.states.forget()
-        self.membership = Membership(str(self.conf.id), int(self.consumer_generation_id), str(self._coordinator.member_id))
-        self.intake.assign(Partition(tp.topic, tp.partition) for tp in self.consumer.assignment())
+        self.membership = Membership(str(self.conf.id), generation, str(self._coordinator.member_id))
+        self.intake.assign(offsets)
         self.serving = True
         self.watchdog.done(JOINING)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
@@ -81,10 +81,14 @@ class Intake:
         """The topics that are read."""
         return list(self._decoders)
 
-    def assign(self, partitions: Iterable[Partition]) -> None:
-        """Start over with these partitions; what was held is dropped, to be fetched again from the committed offsets."""
+    def assign(self, offsets: Mapping[Partition, int]) -> None:
+        """Start over with these partitions, each from its committed offset on."""
         ranks = {topic: rank for rank, topic in enumerate(self._decoders)}
-        self._queues = {p: _Queue(ranks[p.topic], self._decoders[p.topic]) for p in partitions if p.topic in ranks}
+        self._queues = {
+            p: _Queue(ranks[p.topic], self._decoders[p.topic], next_offset=offset)
+            for p, offset in offsets.items()
+            if p.topic in ranks
+        }
         self._heads = []
         self._open = True
         self._arrived.set()
@@ -105,7 +109,7 @@ class Intake:
         queue = self._queues.get(partition)
         if queue is None:
             return
-        # After a rebalance Faust may seek back over what was just fetched: take nothing twice.
+        # What was fetched before a seek lies below: take nothing twice.
         fresh = [record for record in records if record.offset >= queue.next_offset]
         if not fresh:
             return

@@ -40,8 +40,9 @@ class Recovery(FaustRecovery):
         # Called first of all for the partitions that this worker has become the owner of. When this returns, each database stands
         # where its changelog ends; saying so to Faust leaves it nothing to read.
         try:
-            stores = {tp: self.tp_to_table[tp].data for tp in tps}
-            reached = await asyncio.to_thread(self._restore, stores, self.app.consumer_generation_id)
+            stores, generation = {tp: self.tp_to_table[tp].data for tp in tps}, self._generation_id
+            reached = await asyncio.to_thread(self._restore, stores, generation)
+            self.app.recovered = generation
         except Exception as error:  # Faust would only log it, and the worker would wait for ever
             await self.app.crash(error)
             raise

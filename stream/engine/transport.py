@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from stream.engine.intake import Partition
+from stream.engine.intake import Intake, Partition
 
 if TYPE_CHECKING:
     from stream.app import App
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 FETCH_WAIT_MS = 100
+FETCH_SECONDS = 0.25  # that a fetch of nothing may take; a rebalance waits for it
 
 
 class CommittedReader(driver.AIOKafkaConsumerThread):
@@ -47,35 +48,38 @@ class BatchConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> CommittedReader:
         return CommittedReader(self, loop=self.loop, beacon=self.beacon)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # No fetch is under way while positions are moved: one that began before and ended after would take records from behind the
+        # new position that nobody asks for again.
+        self._positions = asyncio.Lock()
+
     async def _drain_messages(self, fetcher: Any) -> None:
-        intake = self.app.intake
-        intake.lag = self.lag
+        self.app.intake.lag = self.lag
         while not (self._stopped.is_set() or fetcher._stopped.is_set()):
-            generation = self.app.consumer_generation_id
             try:
-                records, active = await self._next_records(intake.full())
+                await self._fetch(self.app.intake)
             except (ConsumerStoppedError, asyncio.CancelledError):
                 # Faust's fetcher takes a cancellation during a rebalance for a crash, even when the worker is just stopping.
                 if self.app.should_stop:
                     return
                 raise
-            if not self.flow_active or generation != self.app.consumer_generation_id:
-                continue  # a rebalance: after it, Faust seeks back to what was committed
-            for tp, batch in records.items():
-                if tp in active:
-                    intake.put(Partition(tp.topic, tp.partition), batch)
             await asyncio.sleep(0)
 
-    async def _next_records(self, full: set[Partition]) -> tuple[dict[TP, list[Any]], set[TP]]:
-        """Fetch from the active partitions that the intake has room for."""
+    async def _fetch(self, intake: Intake) -> None:
+        """Fetch from the active partitions that the intake has room for. While it is closed, it takes nothing: a seek follows."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
+        full = intake.full()
         active = {tp for tp in self._get_active_partitions() if tp not in full and not self._is_changelog_tp(tp)}
         if not active:
             await self.sleep(0.01)
-            return {}, active
-        # A full partition has to be asked for again as soon as it has room, so do not sit waiting for the others.
-        return await self._getmany(active, timeout=0.02 if full else 1.0), active
+            return
+        async with self._positions:
+            # A full partition has to be asked for again as soon as it has room, so do not sit waiting for the others.
+            records = await self._getmany(active, timeout=0.02 if full else FETCH_SECONDS)
+            for tp, batch in records.items():
+                intake.put(Partition(tp.topic, tp.partition), batch)
 
     def lag(self, partition: Partition) -> int | None:
         """Return how many records of a partition have not been fetched yet; None while that is not known."""
@@ -87,15 +91,21 @@ class BatchConsumer(driver.Consumer):
             return None
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek to the group's committed offsets, once no transaction can move them any more.
+        """Seek to the group's committed offsets, once no transaction can move them any more, and let the worker begin there.
 
         aiokafka cannot ask for stable offsets (its OffsetFetch ends at v3): after a rebalance it may read one that the previous
-        owner's open transaction is about to move. librdkafka can (KIP-447), so we start from what it says.
+        owner's open transaction is about to move. librdkafka can (KIP-447). A partition without one begins at its beginning.
         """
-        committed = dict(await super().seek_to_committed())
-        stable = await asyncio.to_thread(stable_offsets, self.app.settings.broker, self.assignment())
-        await self._thread.seek_wait(stable)
-        return committed | stable
+        generation, partitions = self.app.recovered, {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
+        async with self._positions:
+            stable = await asyncio.to_thread(stable_offsets, self.app.settings.broker, partitions)
+            if generation != self.app.consumer_generation_id:
+                return {}  # the group is being reorganised again, and all this comes again
+            await self._thread.seek_wait(stable)
+            if fresh := partitions - stable.keys():
+                await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, fresh))
+            self.app.begin(generation, {Partition(*tp): stable.get(tp, 0) for tp in partitions})
+        return stable
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing: offsets are committed by the checkpoint, together with the results that they stand for."""
@@ -113,7 +123,7 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
     """Return the committed offsets of the group, waiting for open transactions; partitions without one are left out.
 
     Raises:
-        KafkaException: the broker did not answer within 60 s.
+        KafkaException: the broker did not answer within 60 s, or not for every partition.
     """
     consumer = Consumer(
         {
@@ -125,6 +135,9 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
     )
     try:
         found = consumer.committed([TopicPartition(tp.topic, tp.partition) for tp in partitions], timeout=60)
+        for tp in found:
+            if tp.error is not None:  # to take it for a partition without an offset would be to read it again from its beginning
+                raise KafkaException(tp.error)
         return {TP(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
     finally:
         consumer.close()

@@ -49,9 +49,9 @@ def test_faust_drains_the_consumer_before_partitions_go_and_before_it_stops() ->
     assert "_consumer_wait_empty" in source(FaustApp._stop_consumer)
 
 
-def test_faust_seeks_to_our_offsets_after_recovery_and_signals_before() -> None:
-    text = source(Recovery._resume_streams)
-    assert text.index("on_rebalance_complete.send()") < text.index("perform_seek()") < text.index("fetcher.maybe_start()")
+def test_faust_seeks_to_our_offsets_after_recovery_before_it_lets_the_fetcher_go_on() -> None:
+    for text in (source(Recovery._resume_streams), source(Recovery.on_recovery_completed)):
+        assert text.index("perform_seek()") < text.index("fetcher.maybe_start()")
     assert "self.seek_to_committed()" in source(FaustConsumer.perform_seek)
 
 

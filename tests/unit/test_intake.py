@@ -57,7 +57,7 @@ def test_partitions_that_are_each_in_order_come_out_in_order_and_whole(times: li
     async def run() -> None:
         intake = new_intake(wait=0.0)
         partitions = [Partition("searches" if n % 2 else "clicks", n) for n in range(len(times))]
-        intake.assign(partitions)
+        intake.assign(dict.fromkeys(partitions, 0))
         for partition, stamps in zip(partitions, times, strict=True):
             intake.put(partition, records(partition, stamps))
         taken = await take_all(intake, sum(map(len, times)), limit)
@@ -76,7 +76,7 @@ async def _put_later(intake: Intake, partition: Partition, times: list[int], del
 def test_an_earlier_event_that_arrives_a_little_later_comes_first() -> None:
     async def run() -> None:
         intake = new_intake(wait=2.0)
-        intake.assign([SEARCHES, CLICKS])
+        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [20]))
         late = asyncio.create_task(_put_later(intake, SEARCHES, [10], 0.05))
         taken = await take_all(intake, 2)
@@ -89,7 +89,7 @@ def test_an_earlier_event_that_arrives_a_little_later_comes_first() -> None:
 def test_a_partition_with_known_lag_is_waited_for_longer_than_one_read_to_its_end() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0, backlog_wait=0.5, lag=7)
-        intake.assign([SEARCHES, CLICKS])
+        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [20]))
         late = asyncio.create_task(_put_later(intake, SEARCHES, [10], 0.2))
         taken = await take_all(intake, 2)
@@ -102,7 +102,7 @@ def test_a_partition_with_known_lag_is_waited_for_longer_than_one_read_to_its_en
 def test_waiting_ends_and_a_silent_partition_then_costs_nothing_until_it_speaks_again() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.2)
-        intake.assign([SEARCHES, CLICKS])
+        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
         loop = asyncio.get_running_loop()
         intake.put(CLICKS, records(CLICKS, [20]))
         begun = loop.time()
@@ -120,7 +120,7 @@ def test_waiting_ends_and_a_silent_partition_then_costs_nothing_until_it_speaks_
 def test_what_is_fetched_again_after_a_seek_is_taken_once() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0)
-        intake.assign([CLICKS])
+        intake.assign(dict.fromkeys([CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [1, 2, 3]))
         intake.put(CLICKS, records(CLICKS, [1, 2, 3, 4]))
         assert [entry.record.offset for entry in await take_all(intake, 4)] == [0, 1, 2, 3]
@@ -131,7 +131,7 @@ def test_what_is_fetched_again_after_a_seek_is_taken_once() -> None:
 def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0)
-        intake.assign([SEARCHES, CLICKS])
+        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
         broken = Record("clicks", 0, 1, 0, value=None)
         intake.put(CLICKS, [Record("clicks", 0, 0, 10), broken, Record("clicks", 0, 2, 30)])
         intake.put(SEARCHES, records(SEARCHES, [5, 20]))
@@ -144,7 +144,7 @@ def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
 def test_a_full_partition_is_named_until_it_has_room() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0, capacity=2)
-        intake.assign([SEARCHES, CLICKS])
+        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [1, 2]))
         assert intake.full() == {CLICKS}
         await take_all(intake, 2)
@@ -156,7 +156,7 @@ def test_a_full_partition_is_named_until_it_has_room() -> None:
 def test_draining_waits_for_the_batch_in_flight_and_hands_out_nothing_more() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0)
-        intake.assign([CLICKS])
+        intake.assign(dict.fromkeys([CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [1, 2, 3]))
         batch = await intake.take(1)
         assert batch.offsets == {CLICKS: 1}
@@ -168,7 +168,7 @@ def test_draining_waits_for_the_batch_in_flight_and_hands_out_nothing_more() -> 
         waiting = asyncio.create_task(intake.take(10))
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        intake.assign([CLICKS])
+        intake.assign(dict.fromkeys([CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [2, 3], start=1))
         assert (await waiting).offsets == {CLICKS: 3}
 
