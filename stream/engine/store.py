@@ -6,6 +6,7 @@ in which the changelog offset that it stands for is stored too, so that a restar
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
@@ -59,6 +60,14 @@ class StateStore(Generic[S]):
 
     def __init__(self, store: Store, decode: Callable[[bytes], S], *, capacity: int) -> None:
         self._store = store
+        # Recovery opens databases in a thread, Faust in the event loop. Twice at once is an error of RocksDB's.
+        opened, one_at_a_time = store._db_for_partition, threading.Lock()
+
+        def open_once(partition: int) -> rocksdict.Rdict:
+            with one_at_a_time:
+                return opened(partition)
+
+        store._db_for_partition = open_once
         self._decode = decode
         self._capacity = capacity
         self._states: OrderedDict[tuple[int, str], S] = OrderedDict()
