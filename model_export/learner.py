@@ -164,6 +164,8 @@ def fit(
     together = options.batch_size * options.accumulate * PartialState(cpu=not torch.accelerator.is_available()).num_processes
     steps = -(-len(examples) // together) * options.epochs
     set_seed(options.seed)
+    # Some sums over several threads come out otherwise each time; where an operator has no other form, as some have on a GPU, it warns.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     adapted = None if options.method == "full" else adapt(module, options, steps)
     bf16, fp16 = _precision(options.precision)
     arguments = TrainingArguments(
