@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 FETCH_WAIT_MS = 100
+COMMITTED_SECONDS = 60.0  # that the group's coordinator may take to say what is committed
 FETCH_SECONDS = 0.25  # that a fetch of nothing may take; a rebalance waits for it
 
 
@@ -98,7 +100,11 @@ class BatchConsumer(driver.Consumer):
         """
         generation, partitions = self.app.recovered, {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
         async with self._positions:
-            stable = await asyncio.to_thread(stable_offsets, self.app.settings.broker, partitions)
+            try:
+                stable = await asyncio.to_thread(stable_offsets, self.app.settings.broker, partitions)
+            except KafkaException as error:  # Faust would only log it, and the worker would wait for ever
+                await self.app.crash(error)
+                raise
             if generation != self.app.consumer_generation_id:
                 return {}  # the group is being reorganised again, and all this comes again
             await self._thread.seek_wait(stable)
@@ -133,12 +139,20 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
             "enable.auto.commit": False,
         }
     )
+    wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+    deadline = monotonic() + COMMITTED_SECONDS
     try:
-        found = consumer.committed([TopicPartition(tp.topic, tp.partition) for tp in partitions], timeout=60)
-        for tp in found:
-            if tp.error is not None:  # to take it for a partition without an offset would be to read it again from its beginning
-                raise KafkaException(tp.error)
-        return {TP(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
+        while True:
+            try:
+                found = consumer.committed(wanted, timeout=max(1.0, deadline - monotonic()))
+                for tp in found:
+                    if tp.error is not None:  # to take it for one without an offset would be to read it again from its beginning
+                        raise KafkaException(tp.error)
+                return {TP(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
+            except KafkaException:  # a broker that has just been restarted is not the group's coordinator yet, for example
+                if monotonic() > deadline:
+                    raise
+                sleep(0.2)
     finally:
         consumer.close()
 
