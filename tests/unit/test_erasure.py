@@ -150,7 +150,7 @@ def test_an_erasure_takes_its_place_by_kafka_time_behind_events_of_the_same_mill
         intake = Intake(
             {"searches": decode_search, "clicks": decode_click, "erasures": decode_erasure}, wait=0, backlog_wait=0, capacity=100
         )
-        intake.assign(Partition(topic, 0) for topic in ("searches", "clicks", "erasures"))
+        intake.assign({Partition(topic, 0): 0 for topic in ("searches", "clicks", "erasures")})
         intake.put(Partition("erasures", 0), [erase(0, "anna", START + 10).record])
         intake.put(Partition("clicks", 0), [click(n, "anna", "i0", START + 5 * n).record for n in range(4)])
         intake.put(Partition("searches", 0), [search(0, "anna", "hose", START + 10).record])
