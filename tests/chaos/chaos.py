@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 HERE = Path(__file__).resolve().parent
@@ -170,7 +170,13 @@ def lag(settings: Settings) -> int:
 def wait_until_consumed(settings: Settings, workers: Workers) -> None:
     """Return when the group has committed the end of both input topics."""
     last, behind = time.monotonic(), -1
-    while now := lag(settings):
+    while True:
+        try:
+            now = lag(settings)
+        except KafkaException:  # a broker that has just been restarted does not lead its partitions yet
+            now = behind
+        if now == 0:
+            return
         if now != behind:
             last, behind = time.monotonic(), now
         elif time.monotonic() - last > QUIET_SECONDS:
