@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -104,8 +105,10 @@ def _events(inputs: Iterable[Message], settings: Settings) -> dict[str, dict[tup
 
 def _wrong_states(address: str, inputs: list[Message], model: Path, settings: Settings) -> int:
     latest: dict[str, bytes | None] = {}
+    partitions: dict[str, int] = {}
     for message in sorted(read(address, f"{settings.broker.group}-users-changelog"), key=lambda m: (m.partition(), m.offset())):
         latest[message.key().decode()] = message.value()
+        partitions[message.key().decode()] = message.partition()
     users = _events(inputs, settings)
     encoder = Encoder(model, device="cpu", threads=1)
     titles = {}
@@ -145,7 +148,12 @@ def _wrong_states(address: str, inputs: list[Message], model: Path, settings: Se
             and np.allclose(state.profile.weights, weights, rtol=TOLERANCE)
             and np.allclose(state.profile.sums, sums, rtol=TOLERANCE, atol=TOLERANCE * np.abs(sums).max())
         )
-        wrong += not right
+        if not right:
+            wrong += 1
+            missing = [
+                time for time, event, _ in history[-settings.window.size :] if event not in {known for _, known, _ in window}
+            ]
+            print(f"wrong: {user} in partition {partitions[user]}: not in the window: {missing}", file=sys.stderr)
     return wrong
 
 
