@@ -39,7 +39,7 @@ def checkpoint(kafka: str, changelog: str, written: list[object], worker: str) -
         raise AssertionError("offsets travel in the transaction")
 
     return Checkpoint(
-        {"bootstrap.servers": kafka},
+        {"bootstrap.servers": kafka, "log_level": 0},
         guarantee="exactly_once",
         transactional_id=worker,
         changelog=changelog,
@@ -125,14 +125,8 @@ def recover(kafka: str, changelog: str, database: Database, **options: float) ->
 
 
 def transaction(kafka: str, name: str, timeout_ms: int) -> Producer:
-    producer = Producer(
-        {
-            "bootstrap.servers": kafka,
-            "transactional.id": name,
-            "transaction.timeout.ms": timeout_ms,
-            "message.timeout.ms": timeout_ms,
-        }
-    )
+    settings = {"transactional.id": name, "transaction.timeout.ms": timeout_ms, "message.timeout.ms": timeout_ms}
+    producer = Producer({"bootstrap.servers": kafka, "log_level": 0, **settings})  # silent: it may outlive the broker
     producer.init_transactions(30)
     producer.begin_transaction()
     return producer
