@@ -23,7 +23,7 @@ from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.poison import Poison
 from stream.engine.recovery import TableManager
 from stream.engine.store import ErasingOptions, StateStore, StoreError
-from stream.engine.transport import BatchTransport
+from stream.engine.transport import NO_GENERATION, BatchTransport, Recovered
 from stream.engine.watchdog import Watchdog
 from stream.interests import describe
 from stream.knowledge import Knowledge
@@ -110,8 +110,8 @@ class App(faust.App):
             persist=self.states.write,
             commit_offsets=self._commit_offsets,
         )
-        self.membership = Membership(settings.broker.group, -1, "")
-        self.recovered = -1  # the generation for whose partitions the states are recovered
+        self.membership = Membership(settings.broker.group, NO_GENERATION, "")
+        self.recovered = Recovered(NO_GENERATION, {})
         self.poison = Poison()
         self.watchdog = Watchdog(engine.stuck_after_s)
         self.on_partitions_revoked.connect(self._pause)
@@ -233,6 +233,4 @@ class App(faust.App):
 
     async def _commit_offsets(self, offsets: Mapping[Partition, int], member: Membership) -> bool:
         """Commit consumed offsets through the group; False if the group has moved on."""
-        if self.consumer_generation_id != member.generation:
-            return False
-        return bool(await self.consumer._thread.commit({TP(*p): offset for p, offset in offsets.items()}))
+        return bool(await self.consumer._thread.commit_as(offsets, member))

@@ -11,7 +11,7 @@ import asyncio
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import rocksdict
@@ -22,7 +22,7 @@ from faust.tables.manager import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 
-from stream.engine.transport import stable_offsets
+from stream.engine.transport import Recovered, stable_offsets
 
 
 class RecoveryError(Exception):
@@ -41,8 +41,9 @@ class Recovery(FaustRecovery):
         # where its changelog ends; saying so to Faust leaves it nothing to read.
         try:
             stores, generation = {tp: self.tp_to_table[tp].data for tp in tps}, self._generation_id
-            reached = await asyncio.to_thread(self._restore, stores, generation)
-            self.app.recovered = generation
+            inputs = {tp for tp in consumer.assignment() if tp.topic in self.app.intake.topics}
+            offsets, reached = await asyncio.to_thread(self._restore, stores, inputs, generation)
+            self.app.recovered = Recovered(generation, offsets)
         except Exception as error:  # Faust would only log it, and the worker would wait for ever
             await self.app.crash(error)
             raise
@@ -50,23 +51,21 @@ class Recovery(FaustRecovery):
         for tp, offset in reached.items():  # not Counter.update, which adds
             destination[tp] = self.active_offsets[tp] = offset
 
-    def _restore(self, stores: Mapping[TP, Store], generation: int) -> dict[TP, int]:
+    def _restore(
+        self, stores: Mapping[TP, Store], inputs: Iterable[TP], generation: int
+    ) -> tuple[dict[TP, int | None], dict[TP, int]]:
         # One at a time: where the group is reorganised in the middle of it, the next one must not overtake what this one writes.
         with self._restoring:
-            return self._restore_alone(stores, generation)
-
-    def _restore_alone(self, stores: Mapping[TP, Store], generation: int) -> dict[TP, int]:
-        app = self.app
-        # First of all wait until no transaction can move the offsets that we start from: one that a former owner has still open, when
-        # it commits, brings states with it. From then on nobody but us commits for these partitions.
-        inputs = {TP(topic, tp.partition) for topic in app.intake.topics for tp in stores}
-        stable_offsets(app.settings.broker, inputs)
-        return replay_changelog(
-            app.settings.broker.librdkafka(),
-            stores,
-            lambda: not self.should_stop and app.consumer_generation_id == generation,
-            app.watchdog.progress,
-        )
+            # First the offsets, once no transaction can move them any more, then the states: whoever commits an offset has brought the
+            # states below it to the changelog before, or brings them with it. The changelog's end, asked for afterwards, has them.
+            offsets = stable_offsets(self.app.settings.broker, inputs)
+            reached = replay_changelog(
+                self.app.settings.broker.librdkafka(),
+                stores,
+                lambda: not self.should_stop and self.app.consumer_generation_id == generation,
+                self.app.watchdog.progress,
+            )
+            return offsets, reached
 
     async def _wait(self, coro: Any, timeout: Any = None) -> None:
         # Without Faust's limit of 90 s: reading a large changelog takes as long as it takes. Readiness tells, and the watchdog ends
@@ -114,7 +113,7 @@ def replay_changelog(
     """
     if not stores:
         return {}
-    ends = _ends(client, stores)
+    ends = _ends(client, stores, patience)
     reached = {tp: _trusted_offset(tp, store, ends[tp]) for tp, store in stores.items()}
     unfinished = {tp for tp in stores if reached[tp] + 1 < ends[tp]}
     if not unfinished:
@@ -141,7 +140,7 @@ def replay_changelog(
             messages = consumer.consume(10_000, 0.2)
             before = dict(reached)
             _apply(messages, stores, reached)
-            unfinished = {tp for tp in unfinished if reached[tp] + 1 < ends[tp]}
+            unfinished = {tp for tp in stores if reached[tp] + 1 < ends[tp]}
             if reached != before:
                 last = monotonic()
                 progress()
@@ -155,12 +154,19 @@ def replay_changelog(
         consumer.close()
 
 
-def _ends(client: Mapping[str, Any], partitions: Iterable[TP]) -> dict[TP, int]:
+def _ends(client: Mapping[str, Any], partitions: Iterable[TP], patience: float) -> dict[TP, int]:
     """Where each partition ends, open transactions included."""
     admin = AdminClient(dict(client))
     asked = {TopicPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in partitions}
-    answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=30)
-    return {TP(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+    deadline = monotonic() + patience
+    while True:
+        try:
+            answers = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=30)
+            return {TP(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+        except KafkaException:  # a broker that has just been restarted does not lead the partition yet, for example
+            if monotonic() > deadline:
+                raise
+            sleep(0.2)
 
 
 def _trusted_offset(tp: TP, store: Store, end: int) -> int:

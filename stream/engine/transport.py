@@ -12,9 +12,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalGenerationError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import OffsetAndMetadata
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -24,11 +32,28 @@ from stream.engine.intake import Intake, Partition
 if TYPE_CHECKING:
     from stream.app import App
     from stream.connection import Broker
+    from stream.engine.checkpoint import Membership
 
 
 FETCH_WAIT_MS = 100
+RETRY_SECONDS = 0.1
 COMMITTED_SECONDS = 60.0  # that the group's coordinator may take to say what is committed
 FETCH_SECONDS = 0.25  # that a fetch of nothing may take; a rebalance waits for it
+
+
+NO_GENERATION = -1
+
+
+class Recovered(NamedTuple):
+    """For whom the states are recovered, and from where to go on.
+
+    Attributes:
+        generation: of the group, in which the partitions were given to this worker.
+        offsets: of the input partitions, as committed before the changelog was read; None where nothing is committed yet.
+    """
+
+    generation: int
+    offsets: Mapping[TP, int | None]
 
 
 class CommittedReader(driver.AIOKafkaConsumerThread):
@@ -40,6 +65,34 @@ class CommittedReader(driver.AIOKafkaConsumerThread):
         # Faust's 1,500 ms is what an empty fetch may block the partitions that have something; brokers answer at once all the same.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
+
+    async def commit_as(self, offsets: Mapping[Partition, int], member: Membership) -> bool:
+        """Commit offsets as the member that read them; False if the group has moved on and that member is no more.
+
+        aiokafka itself commits under whatever generation is the latest. In one that came about meanwhile the broker accepts offsets of
+        partitions that are another worker's by now, and that one then begins behind events whose states it has not seen.
+
+        Raises:
+            KafkaError: the broker refused for good.
+        """
+        return bool(await self.call_thread(self._commit_as, offsets, member))
+
+    async def _commit_as(self, offsets: Mapping[Partition, int], member: Membership) -> bool:
+        coordinator = self._ensure_consumer()._coordinator
+        wanted = {driver.ensure_aiokafka_TP(TP(*p)): OffsetAndMetadata(offset, "") for p, offset in offsets.items()}
+        while True:
+            await coordinator.ensure_coordinator_known()
+            if (coordinator.generation, coordinator.member_id) != (member.generation, member.member_id):
+                return False
+            try:
+                await coordinator._do_commit_offsets(None, wanted)  # names both to the broker before it awaits anything
+                return True
+            except (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError):
+                return False
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 class BatchConsumer(driver.Consumer):
@@ -93,24 +146,22 @@ class BatchConsumer(driver.Consumer):
             return None
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek to the group's committed offsets, once no transaction can move them any more, and let the worker begin there.
+        """Seek to the committed offsets that the states were recovered after, and let the worker begin there.
 
-        aiokafka cannot ask for stable offsets (its OffsetFetch ends at v3): after a rebalance it may read one that the previous
-        owner's open transaction is about to move. librdkafka can (KIP-447). A partition without one begins at its beginning.
+        Not to those of this moment: a former owner that has not heard yet may have moved them, with states that were not there when
+        the changelog was read. A partition without one begins at its beginning.
         """
-        generation, partitions = self.app.recovered, {tp for tp in self.assignment() if not self._is_changelog_tp(tp)}
+        recovered, app = self.app.recovered, self.app
+        stable = {tp: offset for tp, offset in recovered.offsets.items() if offset is not None}
         async with self._positions:
-            try:
-                stable = await asyncio.to_thread(stable_offsets, self.app.settings.broker, partitions)
-            except KafkaException as error:  # Faust would only log it, and the worker would wait for ever
-                await self.app.crash(error)
-                raise
-            if generation != self.app.consumer_generation_id:
+            if recovered.generation != app.consumer_generation_id:
                 return {}  # the group is being reorganised again, and all this comes again
             await self._thread.seek_wait(stable)
-            if fresh := partitions - stable.keys():
+            if fresh := recovered.offsets.keys() - stable.keys():
                 await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, fresh))
-            self.app.begin(generation, {Partition(*tp): stable.get(tp, 0) for tp in partitions})
+            if recovered.generation != app.consumer_generation_id:
+                return {}
+            app.begin(recovered.generation, {Partition(*tp): offset or 0 for tp, offset in recovered.offsets.items()})
         return stable
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
@@ -118,15 +169,22 @@ class BatchConsumer(driver.Consumer):
         return False
 
     async def wait_empty(self) -> None:
-        """Let the batch in flight reach its checkpoint, and forget what was fetched but not begun."""
+        """The partitions are being given away: let the batch in flight reach its checkpoint, and forget what was fetched but not begun.
+
+        Faust's mark of the generation is taken back, so that a recovery which is still under way for it lets nothing begin any more.
+        """
+        self.app.consumer_generation_id = NO_GENERATION
         await self.app.intake.drain()
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: Faust's detector looks for its own commits, which there are none of."""
 
 
-def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
-    """Return the committed offsets of the group, waiting for open transactions; partitions without one are left out.
+def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int | None]:
+    """Return the committed offsets of the group, waiting for open transactions; None for partitions without one.
+
+    aiokafka cannot ask for stable offsets (its OffsetFetch ends at v3): after a rebalance it may read one that the previous owner's
+    open transaction is about to move. librdkafka can (KIP-447).
 
     Raises:
         KafkaException: the broker did not answer within 60 s, or not for every partition.
@@ -148,7 +206,7 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int]:
                 for tp in found:
                     if tp.error is not None:  # to take it for one without an offset would be to read it again from its beginning
                         raise KafkaException(tp.error)
-                return {TP(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
+                return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in found}
             except KafkaException:  # a broker that has just been restarted is not the group's coordinator yet, for example
                 if monotonic() > deadline:
                     raise

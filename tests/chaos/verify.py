@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,11 +24,17 @@ from stream.settings import Settings
 from stream.state import decode
 
 Place = tuple[str, int, int]
+END_SECONDS = 120  # to read a topic in
 TOLERANCE = 1e-3  # of single-precision sums of some hundred terms against double precision
 
 
 def read(address: str, topic: str) -> list[Message]:
-    """All committed records of a topic."""
+    """All committed records of a topic, up to its very end.
+
+    Raises:
+        TimeoutError: something holds the end back.
+    """
+    deadline = time.monotonic() + END_SECONDS
     consumer = Consumer(
         {
             "bootstrap.servers": address,
@@ -35,6 +42,7 @@ def read(address: str, topic: str) -> list[Message]:
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
+            "auto.offset.reset": "error",  # the default, to go on at the end, would be to read nothing and say nothing
         }
     )
     try:
@@ -42,12 +50,16 @@ def read(address: str, topic: str) -> list[Message]:
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in open_partitions])
         found: list[Message] = []
         while open_partitions:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{topic}: partitions {sorted(open_partitions)} cannot be read to their end")
             for message in consumer.consume(10_000, 1.0):
                 error = message.error()
                 if error is None:
                     found.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    open_partitions.discard(message.partition())
+                    end = consumer.get_watermark_offsets(TopicPartition(topic, message.partition()), timeout=30)[1]
+                    if message.offset() == end:  # else a transaction is still open, or records have come meanwhile
+                        open_partitions.discard(message.partition())
                 else:
                     raise KafkaException(error)
         return found

@@ -1,5 +1,6 @@
 """What we rely on inside Faust and aiokafka. A new version that changes any of it fails here, and not in production."""
 
+import asyncio
 import inspect
 
 import pytest
@@ -90,6 +91,21 @@ def test_aiokafka_tells_position_and_high_watermark_of_an_assigned_partition() -
     assert "def assigned_partitions" in text
     assert "self.generation = " in source(GroupCoordinator.__init__)
     assert "self.member_id = " in source(GroupCoordinator.__init__)
+
+
+def test_aiokafka_names_generation_and_member_of_an_offset_commit_before_it_awaits_anything() -> None:
+    text = source(GroupCoordinator._do_commit_offsets)
+    assert "self.generation" in text
+    assert "self.member_id" in text
+    assert max(text.index("self.generation"), text.index("self.member_id")) < text.index("await ")
+    assert list(inspect.signature(GroupCoordinator._do_commit_offsets).parameters) == ["self", "assignment", "offsets"]
+    assert text.count("assignment") == 1  # in the signature only: we have none to give
+    assert asyncio.iscoroutinefunction(GroupCoordinator.ensure_coordinator_known)
+
+
+def test_faust_marks_the_generation_when_partitions_are_given_and_its_recovery_goes_by_that_mark() -> None:
+    assert "app.consumer_generation_id = " in source(driver.ConsumerRebalanceListener.on_partitions_assigned)
+    assert "self.app.consumer_generation_id != generation_id" in source(Recovery._resume_streams)
 
 
 def test_group_metadata_is_laid_out_as_librdkafka_lays_it_out() -> None:
