@@ -36,27 +36,31 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder with `items`, `clicks` and perhaps `searches`, each `.jsonl`, `.jsonl.gz` or `.parquet`."""
+    """A folder with `items`, `clicks` and perhaps `searches` and `erasures`, each `.jsonl`, `.jsonl.gz` or `.parquet`.
+
+    `erasures` has lines of user_id and timestamp, the moment at which an erasure was asked for; only a replay reads it.
+    """
 
     items: Path
     clicks: Path
     searches: Path | None
+    erasures: Path | None
 
     @classmethod
     def find(cls, folder: Path) -> DataFolder:
-        """Look for the three files.
+        """Look for the files.
 
         Raises:
             LinesError: there is no such folder, or items or clicks are missing in it.
         """
         if not folder.is_dir():
             raise LinesError(f"{folder} is not a folder")
-        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches")}
+        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches", "erasures")}
         missing = [f"{name}.jsonl" for name in ("items", "clicks") if found[name] is None]
         items, clicks = found["items"], found["clicks"]
         if items is None or clicks is None:
             raise LinesError(f"{folder} lacks {' and '.join(missing)} (each may also end in .jsonl.gz or .parquet)")
-        return cls(items, clicks, found["searches"])
+        return cls(items, clicks, found["searches"], found["erasures"])
 
 
 def one_of(folder: Path, name: str) -> Path | None:

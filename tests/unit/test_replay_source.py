@@ -13,8 +13,9 @@ from stream.decode import Event, Reject
 from stream.encoder import Encoder
 from stream.engine.broadcast import BroadcastRecord
 from stream.lines import LinesError
+from stream.replay.one_pass import replay
 from stream.replay.source import in_event_time, read_folder
-from stream.replay.variant import Variant, replay
+from stream.replay.variant import Variant
 from stream.settings import Engine, Settings, Topics
 
 T0 = 1_700_000_000_000
