@@ -7,6 +7,7 @@ would have sent it.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         yield from _read_rows(path)
         return
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with io.BufferedReader(gzip.GzipFile(path)) if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
                 stripped = line.rstrip(b"\r\n")
                 if stripped:
@@ -132,13 +133,23 @@ def behaviour_line(topic: str, value: bytes) -> Line:
     try:
         event = _timed_user.decode(value)
     except UNREADABLE:
-        return Line(topic, _key(value, lambda: _user.decode(value).user_id), value, None)
+        return Line(topic, behaviour_key(value), value, None)
     return Line(topic, event.user_id.encode() or None, value, _epoch_ms(event.timestamp))
 
 
 def item_line(topic: str, value: bytes) -> Line:
     """Return an item as a line to send, keyed by its `item_id`."""
-    return Line(topic, _key(value, lambda: _item.decode(value).item_id), value, None)
+    return Line(topic, item_key(value), value, None)
+
+
+def behaviour_key(value: bytes) -> bytes | None:
+    """Return the key of a search or a click: its `user_id`, None where it has none."""
+    return _key(value, lambda: _user.decode(value).user_id)
+
+
+def item_key(value: bytes) -> bytes | None:
+    """Return the key of an item: its `item_id`, None where it has none."""
+    return _key(value, lambda: _item.decode(value).item_id)
 
 
 def _key(value: bytes, read: Callable[[], str]) -> bytes | None:

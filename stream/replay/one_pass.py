@@ -7,13 +7,19 @@ recording and the catalogue already. ONNX Runtime, which must not be used on bot
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
 
 from stream.decode import Entry, Erasure, Event
 from stream.engine.checkpoint import Output
+from stream.profile import Vector
 from stream.replay.variant import Followed, Variant
 
 AHEAD = 8192  # entries, at most, whose texts are encoded together: full micro-batches of every length
@@ -31,29 +37,36 @@ def replay(
     Args:
         variants: answer in turn; afterwards they have the users' states, but what they learned across users is gone.
         entries: in the order in which they happened.
-        batches: consecutive parts of them; if not given, of the first variant's batch size.
+        batches: consecutive parts of them, at most of the first variant's batch size; if not given, of that size.
 
     Yields:
         How many entries have been answered, and the outputs of each variant for the last batch of them.
     """
     size = variants[0].settings.engine.batch_size
     batches = batches or (slice(start, min(start + size, len(entries))) for start in range(0, len(entries), size))
-    with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, entries)) as second:
+    rooms = [_shared(variant.room(IN_FLIGHT + 1, size)) for variant in variants]
+    with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, entries, rooms)) as second:
         behind: deque[tuple[int, Future[list[list[Output]]]]] = deque()
         encoded = 0
-        for batch in _until_erasures(entries, batches):
+        for number, batch in enumerate(_until_erasures(entries, batches)):
             if batch.stop > encoded:
                 # Little at first, so that the second half soon has something to do.
                 stop = max(batch.stop, encoded + min(AHEAD, encoded))
                 _encode(variants, entries[encoded:stop])
                 encoded = stop
-            followed = [variant.follow(entries[batch]) for variant in variants]
-            behind.append((batch.stop, second.submit(_answer, batch, followed)))
+            place = number % (IN_FLIGHT + 1)
+            followed = [v.follow(entries[batch], room[place]) for v, room in zip(variants, rooms, strict=True)]
+            behind.append((batch.stop, second.submit(_answer, batch, followed, place)))
             while behind and (len(behind) > IN_FLIGHT or behind[0][1].done()):
                 answered, outputs = behind.popleft()
                 yield answered, outputs.result()
         for answered, outputs in behind:
             yield answered, outputs.result()
+
+
+def _shared(shape: tuple[int, ...]) -> Vector:
+    """Return an array of zeros that a fork of this process will share."""
+    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
 
 
 def _until_erasures(entries: Sequence[Entry], batches: Iterable[slice]) -> Iterator[slice]:
@@ -73,16 +86,18 @@ def _encode(variants: Sequence[Variant], entries: Sequence[Entry]) -> None:
         encoder.encode(texts)
 
 
-def _begin(variants: Sequence[Variant], entries: Sequence[Entry]) -> None:
+def _begin(*inherited: Any) -> None:
     """In the second process: take over what the first one had at the fork."""
-    global _variants, _entries
-    _variants, _entries = variants, entries
+    global _variants, _entries, _rooms
+    _variants, _entries, _rooms = inherited
 
 
-def _answer(batch: slice, followed: Sequence[Followed]) -> list[list[Output]]:
+def _answer(batch: slice, followed: Sequence[Followed], place: int) -> list[list[Output]]:
     """In the second process: answer a batch, all variants in turn."""
-    return [variant.answer(_entries[batch], told) for variant, told in zip(_variants, followed, strict=True)]
+    halves = zip(_variants, followed, _rooms, strict=True)
+    return [variant.answer(_entries[batch], told, room[place]) for variant, told, room in halves]
 
 
 _variants: Sequence[Variant] = ()
 _entries: Sequence[Entry] = ()
+_rooms: Sequence[Vector] = ()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stream.decode import LATEST, Entry, Event, Record, Reject, decode_click, decode_erasure, decode_search
 from stream.engine.broadcast import BroadcastRecord
-from stream.lines import DataFolder, Line, behaviour_line, item_line, read_lines
+from stream.lines import DataFolder, behaviour_key, behaviour_line, item_key, read_lines
 from stream.settings import Topics
 
 # What happened to users, by kind; their order breaks ties.
@@ -59,15 +59,15 @@ def read_folder(
         LinesError: files are missing or cannot be read.
     """
     files = DataFolder.find(folder)
-    records = {"clicks": _records(topics.name("clicks"), files.clicks, behaviour_line)}
+    records = {"clicks": _records(topics.name("clicks"), files.clicks, behaviour_key)}
     if files.searches is not None:
-        records["searches"] = _records(topics.name("searches"), files.searches, behaviour_line)
+        records["searches"] = _records(topics.name("searches"), files.searches, behaviour_key)
     if files.erasures is not None:
         records["erasures"] = _erasures(topics.name("erasures"), files.erasures)
     entries, late = in_event_time(records)
     low, high = begin or 0, LATEST if end is None else end
     entries = [entry for entry in entries if isinstance(entry, Reject) or low <= entry.time < high]
-    return Recording(str(folder), list(_records(topics.name("items"), files.items, item_line)), entries[:limit], late)
+    return Recording(str(folder), list(_records(topics.name("items"), files.items, item_key)), entries[:limit], late)
 
 
 def in_event_time(records: Mapping[str, Iterable[Record]]) -> tuple[list[Entry], int]:
@@ -100,9 +100,9 @@ def in_event_time(records: Mapping[str, Iterable[Record]]) -> tuple[list[Entry],
     return [entry for *_, entry in placed], late
 
 
-def _records(topic: str, path: Path, line_of: Callable[[str, bytes], Line]) -> Iterator[Record]:
+def _records(topic: str, path: Path, key_of: Callable[[bytes], bytes | None]) -> Iterator[Record]:
     for offset, value in enumerate(read_lines(path)):
-        yield BroadcastRecord(topic, 0, offset, 0, line_of(topic, value).key, value)
+        yield BroadcastRecord(topic, 0, offset, 0, key_of(value), value)
 
 
 def _erasures(topic: str, path: Path) -> Iterator[Record]:

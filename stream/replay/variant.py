@@ -63,31 +63,29 @@ class Followed(NamedTuple):
 
     Attributes:
         events: admission, query, query_vector, previous, before, score, state and answered, as in `Turn`.
-        profiles: of each event, (events, K, d); zeros where there is none.
-        known: where there is one, (events,).
+        known: which events have a profile, (events,); the profiles are in memory that the processes share.
         unlearned: what the memory is to forget after these events; None where there is nothing.
     """
 
     events: list[tuple[Admission, str | None, Vector | None, list[str], State, float, State, bool]]
-    profiles: Vector
     known: NDArray[np.bool_]
     unlearned: bytes | None
 
     @classmethod
-    def of(cls, turns: Sequence[Turn], unlearned: bytes | None) -> Followed:
-        """Take it from the pipeline's first half."""
+    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, profiles: Vector) -> Followed:
+        """Take it from the pipeline's first half, and put the profiles into the first rows of `profiles`, (events or more, K, d)."""
         events = []
-        nothing = next((np.zeros_like(turn.profile) for turn in turns if turn.profile is not None), np.zeros((0, 0), np.float32))
-        for turn in turns:
+        known = np.zeros(len(turns), np.bool_)
+        for place, turn in enumerate(turns):
             drift = turn.drift
             assert drift is not None
             shared = turn.admission, turn.query, turn.query_vector, turn.previous
             events.append((*shared, turn.before, drift.score, drift.state, turn.answered))
-        profiles = [nothing if turn.profile is None else turn.profile for turn in turns]
-        known = np.array([turn.profile is not None for turn in turns], np.bool_)
-        return cls(events, np.array(profiles, np.float32), known, unlearned)
+            if turn.profile is not None:
+                profiles[place], known[place] = turn.profile, True
+        return cls(events, known, unlearned)
 
-    def turns(self, events: Sequence[Event]) -> list[Turn]:
+    def turns(self, events: Sequence[Event], profiles: Vector) -> list[Turn]:
         """Return what the pipeline's second half takes; the users' states have stayed where they are."""
         nobody = cast(UserState, None)
         found = []
@@ -95,7 +93,7 @@ class Followed(NamedTuple):
             admission, query, vector, previous, before, score, state, answered = told
             turn = Turn(event, nobody, admission, query, previous, query_vector=vector, before=before, answered=answered)
             turn.drift = DriftLevel(score=score, state=state)
-            turn.profile = self.profiles[place] if self.known[place] else None
+            turn.profile = profiles[place] if self.known[place] else None
             found.append(turn)
         return found
 
@@ -129,18 +127,27 @@ class Variant:
         )
         self.states = MemoryStates()
 
-    def follow(self, entries: Sequence[Entry]) -> Followed:
-        """Bring the users' states up to date with the next entries; return what `answer` needs to know of them."""
+    def room(self, *events: int) -> tuple[int, ...]:
+        """Return the shape of an array for so many events' profiles: (…, K, d)."""
+        return (*events, len(self.settings.profile.half_lives_days), self.encoder.dimension)
+
+    def follow(self, entries: Sequence[Entry], profiles: Vector) -> Followed:
+        """Bring the users' states up to date with the next entries; return what `answer` needs to know of them.
+
+        Args:
+            entries: in the order in which they happened.
+            profiles: takes up the profile after each event, `room(len(entries))` or more.
+        """
         turns, users = self.pipeline.follow(Batch(entries), self.states)
         for partition, changed in users.items():
             self.states.keep(partition, changed)
-        return Followed.of(turns, self.knowledge.memory.take_unlearned())
+        return Followed.of(turns, self.knowledge.memory.take_unlearned(), profiles)
 
-    def answer(self, entries: Sequence[Entry], followed: Followed) -> list[Output]:
+    def answer(self, entries: Sequence[Entry], followed: Followed, profiles: Vector) -> list[Output]:
         """Return what a worker would publish for the same entries, and learn across users from them."""
         memory = self.knowledge.memory
         events = [entry for entry in entries if isinstance(entry, Event)]
-        outputs = self.pipeline.answer(Batch(entries), followed.turns(events))
+        outputs = self.pipeline.answer(Batch(entries), followed.turns(events, profiles))
         memory.take_delta()  # for other workers, of which there are none
         if followed.unlearned is not None:
             memory.merge(followed.unlearned)

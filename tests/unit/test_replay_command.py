@@ -111,8 +111,9 @@ def test_a_profile_brought_up_to_date_hourly_is_the_one_of_the_last_full_hour(fo
     users = [(event.behaviour.user_id, event.time) for event in recording.events]
 
     def profiles(period: int | None) -> list[Any]:
-        followed = Variant(Settings(), encoder, recording.items, period).follow(recording.entries)
-        return [turn.profile for turn in followed.turns(recording.events)]
+        variant = Variant(Settings(), encoder, recording.items, period)
+        room = np.empty(variant.room(len(users)), np.float32)
+        return [turn.profile for turn in variant.follow(recording.entries, room).turns(recording.events, room)]
 
     fresh = list(zip(users, profiles(None), strict=True))
     for (user, time), profile in zip(users, profiles(HOUR_MS), strict=True):
