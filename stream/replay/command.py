@@ -98,7 +98,7 @@ def _replay(settings: Settings, request: Request) -> tuple[dict[str, Any], dict[
             replayed.findings["drift"] = _examine(replayed, list(named), known)
         if request.report and library:
             shifts = {line.user_id: line.shift_event_id for line in known if line.shift_event_id}
-            told = journeys(recording.events, replayed.ledgers[base], shelves(recording.items), shifts)
+            told = journeys(recording.entries, replayed.ledgers[base], shelves(recording.items), shifts)
             page = render(rounded(replayed.findings | {"journeys": told}), library.script())
             request.report.write_text(page, encoding="utf-8")
     return replayed.findings, {"seconds": seconds, "events_per_second": len(recording.entries) / seconds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ def test_one_user_alone_proves_nothing_and_the_report_says_so(folder: Path, tmp_
     alone = findings("--data", data)
     headline = render(alone | {"journeys": []}, "library").split("<h1>")[1].split("</h1>")[0]
     assert headline.endswith(f"MAP@5 is {alone['variants']['settings']['totals']['map@5']:.4f}.")
+
+
+def test_nothing_is_told_of_users_who_were_erased(folder: Path) -> None:
+    report = folder / "report.html"
+    for erased in (USERS[:0], USERS[:-1]):
+        write(folder / "erasures.jsonl", [{"user_id": user, "timestamp": T0 + 400_000 * 590} for user in erased])
+        assert findings("--data", folder, "--report", report)["recording"]["erasures"] == len(erased)
+        told = set(re.findall(r"user-\d+", report.read_text()))
+        assert told == {USERS[-1]} if erased else told & set(USERS[:-1])
 
 
 def test_times_choose_events_by_event_time(folder: Path) -> None:
