@@ -25,7 +25,7 @@ from stream.replay.measures import PRIMARY, slices
 from stream.replay.one_pass import replay
 from stream.replay.source import Recording
 from stream.replay.variant import Variant
-from stream.settings import Settings, effective
+from stream.settings import Profile, Settings, effective
 
 SLICE_SECONDS = 0.1  # of real time: events of one such slice make a batch when replayed at N times event time
 GROUPS = ("window", "profile", "drift", "recommend", "model")  # the settings that answers depend on; a report is passed around
@@ -130,7 +130,8 @@ def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool)
         scales = settings.profile.half_lives_days
         only = {"short-term only": scales[:1], "long-term only": scales[-1:]}
         for name, half_lives in only.items():
-            profile = settings.profile.model_copy(update={"half_lives_days": half_lives})
+            # Not model_copy: it would copy half_lives_ms too, where that has been computed already.
+            profile = Profile(**settings.profile.model_dump() | {"half_lives_days": half_lives})
             changed = settings.model_copy(update={"profile": profile})
             variants[name] = Variant(changed, encoder(settings), recording.items)
         for name, period in FRESHNESS.items():
