@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from model_export.cuts import cut
 from model_export.data import Log, Source
 from model_export.drift_network import HALF_LIVES, JUDGED, SIZE, WARM_UP, Detector, write_network
 from model_export.learner import Shuffled, fit
@@ -45,7 +46,8 @@ CARD = """\
 ## Drift
 
 `{onnx}` and `{npz}` say how likely it is that a user's interest changed within the last {ages} behaviours. Learned from {learned} users
-of {since} to {until}, by splicing one's history onto another's; {held_out} other users, chosen by their id, were held out.
+of {since} to {until}, by splicing one's history onto another's; {held_out} other users, chosen by their id, were held out. Of all these
+histories {cuts} were cut in two before, where a detector trained for that purpose found a change of interest.
 
 | on users held out | |
 |---|---|
@@ -53,8 +55,9 @@ of {since} to {until}, by splicing one's history onto another's; {held_out} othe
 | changes found within {horizon} behaviours | {detected:.3f} |
 | behaviours until a change is found ({horizon} where it is not) | {delay:.1f} |
 
-Changes are splices, not real ones. Real changes within the histories held out count as false alarms, and what was found depends on how
-far apart the spliced tastes are. The held-out users chose the thresholds and when training stopped.
+Changes are splices, not real ones. Real changes that are left within the histories held out count as false alarms, those that were
+cut out do not count, and what was found depends on how far apart the spliced tastes are. The held-out users chose the thresholds and
+when training stopped.
 
 Options: {options}
 """
@@ -80,14 +83,19 @@ def train(source: Source, output: Path, options: Options, console: Console) -> N
     texts -= texts[: found.items].mean(axis=0, dtype=np.float64).astype(np.float32)
     learned, held_out = long_ones(found.learned), long_ones(found.held_out)
     console.print(f"{len(learned)} users with long histories to learn from, {len(held_out)} held out")
-    detector = _learn(found, texts, learned, held_out, options, console)
-    smoothed, lengths = judge(detector, held_out)
-    part = _part(detector, smoothed, lengths, Splicer(held_out, detector.vectors()), options)
+    first = _learn(found, texts, learned, held_out, options, console, "drift-first")
+    (clean, cuts), (judges, cuts_held_out) = cut(_chances(first, learned)), cut(_chances(first, held_out))
+    console.print(f"{cuts} and {cuts_held_out} of the histories are cut where the interest seems to have changed")
+    detector = _learn(found, texts, clean, judges, options, console, "drift")
+    smoothed, lengths = judge(detector, judges)
+    part = _part(detector, smoothed, lengths, Splicer(judges, detector.vectors()), options)
     console.print(
         f"{part.metrics['detected']:.3f} found within {HORIZON} behaviours, after {part.metrics['delay']:.1f} on average; "
         f"one false alarm in {part.false_alarm_every:.0f}"
     )
-    _publish(log, found, detector, part, output, (len(learned), len(held_out)))
+    _publish(
+        log, found, detector, part, output, {"learned": len(learned), "held_out": len(held_out), "cuts": cuts + cuts_held_out}
+    )
 
 
 def _learn(
@@ -97,6 +105,7 @@ def _learn(
     held_out: list[History],
     options: Options,
     console: Console,
+    name: str,
 ) -> Detector:
     torch.manual_seed(options.seed)
     vectors = co_behaviour(found.learned, len(found.texts), SIZE, options.seed)
@@ -119,7 +128,7 @@ def _learn(
 
     examples = Shuffled(count, make, [LENGTH] * count, batch=options.batch_size, seed=options.seed)
     history = fit(
-        detector, examples, collate, validate, options, options.runs / "drift", metric="log_likelihood", words=detector.own
+        detector, examples, collate, validate, options, options.runs / name, metric="log_likelihood", words=detector.own
     )
     for entry in history:
         if "eval_log_likelihood" in entry:
@@ -148,22 +157,32 @@ def collate(drawn: Sequence[_Drawn]) -> dict[str, Tensor]:
 
 def judge(detector: Detector, users: Sequence[History]) -> tuple[Floats, NDArray[np.int64]]:
     """Return the smoothed probability after each of the first behaviours (users, LENGTH), and how many there are (users,)."""
+    smoothed = 1.0 - _probabilities(detector, users)[..., -1]
+    smoothed[:, : WARM_UP - 1] = 0.0
+    for place in range(1, LENGTH):
+        smoothed[:, place] = SMOOTHING * smoothed[:, place - 1] + (1.0 - SMOOTHING) * smoothed[:, place]
+    return smoothed, np.array([min(len(history), LENGTH) for history in users])
+
+
+def _chances(detector: Detector, users: Sequence[History]) -> Iterator[tuple[History, Floats]]:
+    """Yield each history with the probabilities of the classes after its first behaviours."""
+    for history, chances in zip(users, _probabilities(detector, users), strict=True):
+        yield history, chances[: len(history)]
+
+
+def _probabilities(detector: Detector, users: Sequence[History]) -> Floats:
+    """Return what the detector says after each of the first behaviours: (users, LENGTH, classes)."""
     rows = np.zeros((len(users), LENGTH), np.int64)
-    lengths = np.array([min(len(history), LENGTH) for history in users])
-    for row, history, length in zip(rows, users, lengths, strict=True):
-        row[:length] = history[:length]
-    probabilities = []
+    for row, history in zip(rows, users, strict=True):
+        row[: len(history)] = history[:LENGTH]
+    found = []
     with torch.inference_mode():
         for start in range(0, len(users), 64):
             part = torch.from_numpy(rows[start : start + 64])
             ages = torch.full((len(part), LENGTH), len(AGES))
             logits = detector(part, ages, torch.arange(LENGTH)[None], torch.ones(len(part))).logits
-            probabilities.append(torch.softmax(logits, 2)[..., :-1].sum(2).double().numpy())
-    smoothed = np.concatenate(probabilities)
-    smoothed[:, : WARM_UP - 1] = 0.0
-    for place in range(1, LENGTH):
-        smoothed[:, place] = SMOOTHING * smoothed[:, place - 1] + (1.0 - SMOOTHING) * smoothed[:, place]
-    return smoothed, lengths
+            found.append(torch.softmax(logits, 2).double().numpy())
+    return np.concatenate(found)
 
 
 def raised(smoothed: Floats, alarm: float, score: float = 0.5) -> NDArray[np.bool_]:
@@ -227,7 +246,7 @@ def _part(detector: Detector, smoothed: Floats, lengths: NDArray[np.int64], judg
     )
 
 
-def _publish(log: Log, found: Histories, detector: Detector, part: DriftPart, output: Path, users: tuple[int, int]) -> None:
+def _publish(log: Log, found: Histories, detector: Detector, part: DriftPart, output: Path, users: Mapping[str, int]) -> None:
     known = np.flatnonzero(detector.known[: found.items, 0].numpy() > 0)
     items = list(log.items.values())
     titles = [items[row].title.strip() or found.texts[row] for row in known]  # as the catalogue calls them
@@ -247,13 +266,12 @@ def _publish(log: Log, found: Histories, detector: Detector, part: DriftPart, ou
         onnx=DRIFT_FILE,
         npz=VECTORS_FILE,
         ages=AGES[-1],
-        learned=users[0],
-        held_out=users[1],
         since=day[0],
         until=day[1],
         every=part.false_alarm_every,
         horizon=HORIZON,
         options=msgspec.json.encode(part.options).decode(),
+        **users,
         **part.metrics,
     )
 

@@ -15,10 +15,10 @@ from model_export.data import Log
 from stream.decode import Event
 from stream.drift import HandSetDetector
 from stream.encoder import Encoder
-from stream.engine.checkpoint import Work
+from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.events import Click, RecommendedItem
-from stream.pipeline import QUERY_MEMORY_MS, Pipeline, States, Turn
+from stream.pipeline import QUERY_MEMORY_MS, Pipeline, Turn
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
 from stream.recommend.ngrams import normalise
@@ -90,18 +90,14 @@ class _Judged(Pipeline):
             turn.answered = turn.event.time >= self._start - QUERY_MEMORY_MS
         return super().recommend(turns)
 
-    def publish(
-        self, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None], states: States, work: object
-    ) -> Work:
+    def publish(self, batch: Batch, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None]) -> list[Output]:
         """Judge each click by what was recommended before it, then take note of the answer to it."""
         for turn, items in zip(turns, answers, strict=True):
             if isinstance(turn.event.behaviour, Click):
                 self._judge(turn.event, turn.query)
             if items is not None:
                 self._latest[turn.event.behaviour.user_id] = [item.item_id for item in items]
-        for turn in turns:
-            states.keep(turn.event.record.partition, {turn.event.behaviour.user_id: turn.user})
-        return Work({}, [], {})
+        return []
 
     def _judge(self, event: Event, query: str | None) -> None:
         click = event.behaviour

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from model_export.data import Log
 from stream.decode import Event
 from stream.encoder import Encoder
-from stream.engine.checkpoint import Work
+from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.events import Click, RecommendedItem
-from stream.pipeline import Pipeline, States, Turn, occasion
+from stream.pipeline import Pipeline, Turn, occasion
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.features import Features, Occasion
 from stream.recommend.memory import Memory
@@ -135,9 +135,5 @@ class _Watched(Pipeline):
         self.occasions += map(occasion, turns)
         return [None for _ in turns]
 
-    def publish(
-        self, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None], states: States, work: object
-    ) -> Work:
-        for turn in turns:
-            states.keep(turn.event.record.partition, {turn.event.behaviour.user_id: turn.user})
-        return Work({})
+    def publish(self, batch: Batch, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None]) -> list[Output]:
+        return []

@@ -7,6 +7,7 @@ would have sent it.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,27 +37,31 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder with `items`, `clicks` and perhaps `searches`, each `.jsonl`, `.jsonl.gz` or `.parquet`."""
+    """A folder with `items`, `clicks` and perhaps `searches` and `erasures`, each `.jsonl`, `.jsonl.gz` or `.parquet`.
+
+    `erasures` has lines of user_id and timestamp, the moment at which an erasure was asked for; only a replay reads it.
+    """
 
     items: Path
     clicks: Path
     searches: Path | None
+    erasures: Path | None
 
     @classmethod
     def find(cls, folder: Path) -> DataFolder:
-        """Look for the three files.
+        """Look for the files.
 
         Raises:
             LinesError: there is no such folder, or items or clicks are missing in it.
         """
         if not folder.is_dir():
             raise LinesError(f"{folder} is not a folder")
-        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches")}
+        found = {name: one_of(folder, name) for name in ("items", "clicks", "searches", "erasures")}
         missing = [f"{name}.jsonl" for name in ("items", "clicks") if found[name] is None]
         items, clicks = found["items"], found["clicks"]
         if items is None or clicks is None:
             raise LinesError(f"{folder} lacks {' and '.join(missing)} (each may also end in .jsonl.gz or .parquet)")
-        return cls(items, clicks, found["searches"])
+        return cls(items, clicks, found["searches"], found["erasures"])
 
 
 def one_of(folder: Path, name: str) -> Path | None:
@@ -83,7 +88,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         yield from _read_rows(path)
         return
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with io.BufferedReader(gzip.GzipFile(path)) if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
                 stripped = line.rstrip(b"\r\n")
                 if stripped:
@@ -128,13 +133,23 @@ def behaviour_line(topic: str, value: bytes) -> Line:
     try:
         event = _timed_user.decode(value)
     except UNREADABLE:
-        return Line(topic, _key(value, lambda: _user.decode(value).user_id), value, None)
+        return Line(topic, behaviour_key(value), value, None)
     return Line(topic, event.user_id.encode() or None, value, _epoch_ms(event.timestamp))
 
 
 def item_line(topic: str, value: bytes) -> Line:
     """Return an item as a line to send, keyed by its `item_id`."""
-    return Line(topic, _key(value, lambda: _item.decode(value).item_id), value, None)
+    return Line(topic, item_key(value), value, None)
+
+
+def behaviour_key(value: bytes) -> bytes | None:
+    """Return the key of a search or a click: its `user_id`, None where it has none."""
+    return _key(value, lambda: _user.decode(value).user_id)
+
+
+def item_key(value: bytes) -> bytes | None:
+    """Return the key of an item: its `item_id`, None where it has none."""
+    return _key(value, lambda: _item.decode(value).item_id)
 
 
 def _key(value: bytes, read: Callable[[], str]) -> bytes | None:

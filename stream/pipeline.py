@@ -9,7 +9,7 @@ and the tests call it alike. Where a batch ends makes no difference to any resul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
@@ -26,6 +26,9 @@ from stream.recommend.recommender import Recommender
 from stream.settings import Settings
 from stream.state import UserState, decode, model_hash
 from stream.window import CLICK, SEARCH, Admission, Behaviour, remembered
+
+Users = dict[int, dict[str, UserState | None]]
+"""The users that a batch touches and their new states, by partition; None for those whom it erases."""
 
 QUERY_MEMORY_MS = 1_800_000  # half an hour: how long a search explains the clicks that follow it
 
@@ -81,24 +84,37 @@ class Pipeline:
 
     def process(self, batch: Batch, states: States) -> Work:
         """Answer a batch of events in their order, and keep the users' new states in `states`."""
-        work = _Changes(batch)
-        turns = self.window(batch, states, work)
+        turns, users = self.follow(batch, states)
+        outputs = self.answer(batch, turns)
+        for partition, changed in users.items():
+            states.keep(partition, changed)
+        encoded = {p: {u.encode(): None if s is None else s.encode() for u, s in changed.items()} for p, changed in users.items()}
+        return Work(batch.offsets, outputs, encoded)
+
+    def follow(self, batch: Batch, states: States) -> tuple[list[Turn], Users]:
+        """Take the steps that concern each user alone; return the events, and the new states of their users."""
+        turns, users = self.window(batch, states)
         self.embed(turns)
         self.drift(turns)
-        answers = self.recommend(turns)
-        return self.publish(turns, answers, states, work)
+        return turns, users
 
-    def window(self, batch: Batch, states: States, work: _Changes) -> list[Turn]:
+    def answer(self, batch: Batch, turns: Sequence[Turn]) -> list[Output]:
+        """Take the steps that rest on what was learned across users; no user's state is needed or changed."""
+        return self.publish(batch, turns, self.recommend(turns))
+
+    def window(self, batch: Batch, states: States) -> tuple[list[Turn], Users]:
         """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing.
 
         An erasure takes the user's state away. Events after it begin a new user.
         """
         size, span = self.settings.window.size, int(self.settings.window.days * 86_400_000)
-        turns = []
+        turns: list[Turn] = []
+        changed: Users = {}
         for entry in batch.entries:
             if isinstance(entry, Reject):
                 continue
-            users, partition = work.users.setdefault(entry.record.partition, {}), entry.record.partition
+            partition = entry.record.partition
+            users = changed.setdefault(partition, {})
             user_id = entry.user_id if isinstance(entry, Erasure) else entry.behaviour.user_id
             user = users[user_id] if user_id in users else states.get(partition, user_id)
             if isinstance(entry, Erasure):
@@ -114,7 +130,7 @@ class Pipeline:
             newest = {id(turn.user): turn for turn in turns}
             for turn in turns:
                 turn.answered = newest[id(turn.user)] is turn
-        return turns
+        return turns, changed
 
     def embed(self, turns: Sequence[Turn]) -> None:
         """Encode what was typed; clicked items have their vectors in the catalogue. Profiles of another model are made anew."""
@@ -156,14 +172,12 @@ class Pipeline:
         """Choose items for every event that is to be answered."""
         return self.recommender.process([occasion(turn) for turn in turns])
 
-    def publish(
-        self, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None], states: States, work: _Changes
-    ) -> Work:
-        """Put together what goes out, and the states that it rests on."""
+    def publish(self, batch: Batch, turns: Sequence[Turn], answers: Sequence[list[RecommendedItem] | None]) -> list[Output]:
+        """Put together what goes out."""
         topics = self.settings.topics
         outputs: list[Output] = []
         answered = zip(turns, answers, strict=True)
-        for entry in work.batch.entries:
+        for entry in batch.entries:
             if isinstance(entry, Reject):
                 outputs.append(dead_letter(topics, entry))
                 continue
@@ -176,12 +190,7 @@ class Pipeline:
                 outputs.append(recommendation(topics, turn.event, items, turn.drift, self.model))
             if turn.drift.state != turn.before:
                 outputs.append(drift_change(topics, turn.event, turn.before, turn.drift, self.model))
-        for partition, users in work.users.items():
-            states.keep(partition, users)
-        encoded = {
-            p: {u.encode(): None if s is None else s.encode() for u, s in users.items()} for p, users in work.users.items()
-        }
-        return Work(work.batch.offsets, outputs, encoded)
+        return outputs
 
     def _stranger(self) -> UserState:
         scales = len(self.settings.profile.half_lives_ms)
@@ -216,14 +225,6 @@ class Pipeline:
         if behaviour.kind == CLICK:
             return self.catalogue.vector(behaviour.subject)
         return queries.get(behaviour.subject)
-
-
-@dataclass
-class _Changes:
-    """The users that a batch touches, by partition; None for those whom it erases."""
-
-    batch: Batch
-    users: dict[int, dict[str, UserState | None]] = field(default_factory=dict)
 
 
 def _context(event: Event, history: Sequence[Behaviour], clicks: int) -> tuple[str | None, list[str]]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.decode import Event, Record, Reject, decode_item
+from stream.decode import Entry, Event, Record, decode_item
 from stream.events import Click, Item
 
 CATEGORIES = 12  # the most clicked get a slice of their own
@@ -53,7 +53,7 @@ class Clicks:
         return np.array([event.time for event in self.events], np.int64)
 
 
-def read_clicks(entries: Iterable[Event | Reject], items: Iterable[Record], *, skip: int, start: int) -> Clicks:
+def read_clicks(entries: Iterable[Entry], items: Iterable[Record], *, skip: int, start: int) -> Clicks:
     """Collect the clicks among the entries.
 
     Args:

@@ -6,7 +6,7 @@ import gc
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -86,19 +86,19 @@ def _replay(settings: Settings, request: Request) -> tuple[dict[str, Any], dict[
     base = next(iter(named))
     known = read_truth(request.truth) if request.truth else []
     with ExitStack() as stack:
-        library = stack.enter_context(closing(Library())) if request.report else None
         begun = time.monotonic()
-        recording = _read(named[base], request)
-        agreement = _agreement(named[base], request)
         gc.disable()  # recording and states stay to the end: the collector would look through them again and again
         stack.callback(gc.enable)
+        recording = _read(named[base], request)
+        agreement = _agreement(named[base], request)
         replayed = run(recording, named, request.options, agreement, quiet=request.as_json)
         seconds = time.monotonic() - begun
+        library = Library() if request.report else None
         if known:
             replayed.findings["drift"] = _examine(replayed, list(named), known)
         if request.report and library:
             shifts = {line.user_id: line.shift_event_id for line in known if line.shift_event_id}
-            told = journeys(recording.events, replayed.ledgers[base], shelves(recording.items), shifts)
+            told = journeys(recording.entries, replayed.ledgers[base], shelves(recording.items), shifts)
             page = render(rounded(replayed.findings | {"journeys": told}), library.script())
             request.report.write_text(page, encoding="utf-8")
     return replayed.findings, {"seconds": seconds, "events_per_second": len(recording.entries) / seconds}

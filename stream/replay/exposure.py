@@ -13,6 +13,7 @@ item i so far, C in all and N items in the catalogue, p_i = (c_i + 1) / (C + N).
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from stream.recommend.catalogue import Catalogue
@@ -57,20 +58,24 @@ def _gini(amounts: NDArray[np.float64]) -> float:
 
 def _diversity(shown: NDArray[np.int32], item_ids: list[str], catalogue: Catalogue) -> float:
     """Mean pairwise distance: with unit vectors the sum of all pairs' cosines is |Σ v|² − n, twice."""
-    nothing = np.zeros(catalogue.dimension, np.float32)
-    known = [catalogue.vector(item) for item in item_ids]
-    vectors = np.array([*(nothing if vector is None else vector for vector in known), nothing])  # the last is what −1 means
-    present = np.array([*(vector is not None for vector in known), False])
-    total, lists = 0.0, 0
-    for start in range(0, len(shown), BLOCK):
-        block = shown[start : start + BLOCK]
-        sums = vectors[block].sum(axis=1, dtype=np.float64)
-        n = present[block].sum(axis=1)
-        several = n > 1
-        pairs = n[several] * (n[several] - 1.0)
-        total += float((1.0 - ((sums[several] ** 2).sum(axis=1) - n[several]) / pairs).sum())
-        lists += int(several.sum())
-    return total / lists if lists else 0.0
+    found = {number: vector for number, item in enumerate(item_ids) if (vector := catalogue.vector(item)) is not None}
+    vectors = np.array(list(found.values()), np.float64).reshape(len(found), catalogue.dimension)
+    columns = np.full(len(item_ids) + 1, -1, np.int32)  # the last is what −1 means
+    columns[list(found)] = np.arange(len(found))
+    places = columns[shown]
+    n = (places >= 0).sum(axis=1)
+    several = np.flatnonzero(n > 1)
+    if not len(several):
+        return 0.0
+    rows = places[several]
+    ends = np.concatenate([[0], np.cumsum(n[several])])
+    lists = scipy.sparse.csr_array((np.ones(ends[-1]), rows[rows >= 0], ends), (len(several), len(found)))
+    size = n[several].astype(np.float64)
+    total = 0.0
+    for start in range(0, len(several), BLOCK):
+        sums, count = lists[start : start + BLOCK] @ vectors, size[start : start + BLOCK]
+        total += float((1.0 - ((sums**2).sum(axis=1) - count) / (count * (count - 1.0))).sum())
+    return total / len(several)
 
 
 def _popularity(ledger: Ledger, clicks: Clicks, catalogue: int, begin: int) -> tuple[float, float]:

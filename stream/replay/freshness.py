@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream.encoder import Encoder
-from stream.pipeline import Pipeline, Turn
+from stream.engine.intake import Batch
+from stream.pipeline import Pipeline, States, Turn, Users
 from stream.profile import Vector
 from stream.recommend.recommender import Recommender
 from stream.settings import Settings
@@ -25,6 +26,15 @@ class StalePipeline(Pipeline):
         self._period = period_ms
         self._current: dict[str, tuple[int, Vector | None]] = {}  # by user: the period of the newest profile, and the profile
         self._finished: dict[str, Vector | None] = {}  # the newest profile of an earlier period
+
+    def follow(self, batch: Batch, states: States) -> tuple[list[Turn], Users]:
+        """Forget users who were erased; an erasure is the last entry of its batch."""
+        turns, users = super().follow(batch, states)
+        for changed in users.values():
+            for user in (user for user, state in changed.items() if state is None):
+                self._current.pop(user, None)
+                self._finished.pop(user, None)
+        return turns, users
 
     def drift(self, turns: Sequence[Turn]) -> None:
         """Update profile and drift, and put the profile of the last finished period in the place of the newest."""

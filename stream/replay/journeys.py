@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stream.decode import Event, Record, decode_item
+from stream.decode import Entry, Erasure, Event, Record, decode_item
 from stream.drift import STATES
 from stream.events import Click, Item
 from stream.replay.ledger import Ledger
@@ -34,14 +34,15 @@ def shelves(items: Iterable[Record]) -> dict[str, Shelf]:
 
 
 def journeys(
-    events: Sequence[Event], ledger: Ledger, shelf: Mapping[str, Shelf], shifts: Mapping[str, str]
+    entries: Sequence[Entry], ledger: Ledger, shelf: Mapping[str, Shelf], shifts: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Choose the users whose interest moved most, and tell what happened.
 
-    Users whose state left stable come before others, those with a known shift before those without, longer stories first.
+    Users whose state left stable come before others, those with a known shift before those without, longer stories first. Of users
+    who were erased nothing is told.
 
     Args:
-        events: of the recording.
+        entries: of the recording.
         ledger: of the base.
         shelf: of the catalogue.
         shifts: known truth, event_id of the shift by user_id; empty where none is known.
@@ -51,10 +52,12 @@ def journeys(
         rows[user].append(row)
     moved = {int(user) for user in np.unique(ledger.users[ledger.drift_states > 0])}
     names = list(ledger.user_numbers)
-    told = [user for user, mine in rows.items() if len(mine) >= LEAST_EVENTS]
+    erased = {entry.user_id for entry in entries if isinstance(entry, Erasure)}
+    told = [user for user, mine in rows.items() if len(mine) >= LEAST_EVENTS and names[user] not in erased]
     told.sort(key=lambda user: (user not in moved, names[user] not in shifts, -min(len(rows[user]), MOST_EVENTS), names[user]))
     chosen = told[:JOURNEYS]
     wanted = {names[user] for user in chosen}
+    events = (entry for entry in entries if isinstance(entry, Event))
     by_id = {(e.behaviour.user_id, e.behaviour.event_id): e for e in events if e.behaviour.user_id in wanted}
     return [_journey(names[user], rows[user][-MOST_EVENTS:], ledger, by_id, shelf, shifts.get(names[user])) for user in chosen]
 

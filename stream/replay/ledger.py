@@ -12,10 +12,29 @@ from numpy.typing import NDArray
 
 from stream.drift import STATES
 from stream.engine.checkpoint import Output
-from stream.events import Click, Recommendation
+from stream.events import Click, DriftLevel
 from stream.replay.clicks import Clicks
 
-_recommendation = msgspec.json.Decoder(Recommendation)
+
+class _Trigger(msgspec.Struct):
+    event_id: str
+
+
+class _Item(msgspec.Struct, gc=False):
+    item_id: str
+
+
+class _Recommendation(msgspec.Struct):
+    """What is judged of a recommendation; the rest is passed over unread."""
+
+    user_id: str
+    timestamp: int
+    trigger: _Trigger
+    items: list[_Item]
+    drift: DriftLevel
+
+
+_recommendation = msgspec.json.Decoder(_Recommendation)
 
 
 class _Answer(NamedTuple):
@@ -67,7 +86,7 @@ class Ledger:
         """Judge the clicks that are left: nothing more comes."""
         self._judge(None)
 
-    def _note(self, answer: Recommendation) -> None:
+    def _note(self, answer: _Recommendation) -> None:
         items = [item.item_id for item in answer.items]
         state = STATES.index(answer.drift.state)
         self._answers.setdefault(answer.user_id, []).append(_Answer(answer.timestamp, answer.trigger.event_id, items, state))

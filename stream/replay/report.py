@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import jinja2
-import vl_convert
 
 from stream.replay import charts
 from stream.replay.charts import Spec, name_of
@@ -28,25 +27,22 @@ class Chart(NamedTuple):
 
 
 class Library:
-    """Vega, Vega-Lite and Vega-Embed as one script. Bundling takes seconds and holds the interpreter: a process of its own does it."""
+    """Vega, Vega-Lite and Vega-Embed as one script. Bundling takes a second and holds the interpreter: another one does it."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        self._script: Future[str] = self._pool.submit(_bundle)
+        program = "import sys, vl_convert; sys.stdout.write(vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;'))"
+        self._process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8")
 
     def script(self) -> str:
-        """Wait for the script and return it."""
-        script = self._script.result()
-        self._pool.shutdown()
+        """Wait for the script and return it.
+
+        Raises:
+            CalledProcessError: it could not be made; what was wrong is on stderr.
+        """
+        script, _ = self._process.communicate()
+        if self._process.returncode:
+            raise subprocess.CalledProcessError(self._process.returncode, "vl_convert.javascript_bundle")
         return script
-
-    def close(self) -> None:
-        """Give up."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-def _bundle() -> str:
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def render(findings: Mapping[str, Any], library: str) -> str:

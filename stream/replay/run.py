@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from rich.progress import Progress
 
-from stream.decode import Event, Reject
+from stream.decode import Entry, Erasure, Reject
 from stream.encoder import Encoder
 from stream.events import Search
 from stream.replay.agreement import Agreement
@@ -22,9 +22,10 @@ from stream.replay.exposure import exposure
 from stream.replay.freshness import DAY_MS, HOUR_MS
 from stream.replay.ledger import Ledger
 from stream.replay.measures import PRIMARY, slices
+from stream.replay.one_pass import replay
 from stream.replay.source import Recording
-from stream.replay.variant import Variant, replay
-from stream.settings import Settings, effective
+from stream.replay.variant import Variant
+from stream.settings import Profile, Settings, effective
 
 SLICE_SECONDS = 0.1  # of real time: events of one such slice make a batch when replayed at N times event time
 GROUPS = ("window", "profile", "drift", "recommend", "model")  # the settings that answers depend on; a report is passed around
@@ -129,7 +130,8 @@ def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool)
         scales = settings.profile.half_lives_days
         only = {"short-term only": scales[:1], "long-term only": scales[-1:]}
         for name, half_lives in only.items():
-            profile = settings.profile.model_copy(update={"half_lives_days": half_lives})
+            # Not model_copy: it would copy half_lives_ms too, where that has been computed already.
+            profile = Profile(**settings.profile.model_dump() | {"half_lives_days": half_lives})
             changed = settings.model_copy(update={"profile": profile})
             variants[name] = Variant(changed, encoder(settings), recording.items)
         for name, period in FRESHNESS.items():
@@ -145,7 +147,7 @@ def _open(stack: ExitStack, output: Path | None, names: Sequence[str]) -> dict[s
     return {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
 
 
-def _batches(entries: Sequence[Event | Reject], variant: Variant, speed: float | None) -> Iterator[slice] | None:
+def _batches(entries: Sequence[Entry], variant: Variant, speed: float | None) -> Iterator[slice] | None:
     """Cut at N times event time: what falls into one slice of real time is a batch, handed out when its last event is due.
 
     Where the cuts are depends on the events only, so that the outputs are the same in every run.
@@ -155,15 +157,15 @@ def _batches(entries: Sequence[Event | Reject], variant: Variant, speed: float |
     return _paced(entries, variant.settings.engine.batch_size, speed)
 
 
-def _paced(entries: Sequence[Event | Reject], size: int, speed: float) -> Iterator[slice]:
-    begun, first = time.monotonic(), next((entry.time for entry in entries if isinstance(entry, Event)), 0)
+def _paced(entries: Sequence[Entry], size: int, speed: float) -> Iterator[slice]:
+    begun, first = time.monotonic(), next((entry.time for entry in entries if not isinstance(entry, Reject)), 0)
     start, newest = 0, 0.0  # of the batch: its first entry, and when its last event is due
 
     def wait() -> None:
         time.sleep(max(0.0, begun + newest - time.monotonic()))
 
     for place, entry in enumerate(entries):
-        if not isinstance(entry, Event):
+        if isinstance(entry, Reject):
             continue
         due = (entry.time - first) / 1000 / speed
         if place > start and (due // SLICE_SECONDS > newest // SLICE_SECONDS or place - start >= size):
@@ -195,7 +197,8 @@ def _findings(
             "events": len(events),
             "searches": sum(isinstance(event.behaviour, Search) for event in events),
             "clicks": len(clicks),
-            "rejects": len(recording.entries) - len(events),
+            "erasures": sum(isinstance(entry, Erasure) for entry in recording.entries),
+            "rejects": sum(isinstance(entry, Reject) for entry in recording.entries),
             "late": recording.late,
             "users": len({event.behaviour.user_id for event in events}),
             "items": len(variants[base].knowledge.catalogue),

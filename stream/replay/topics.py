@@ -1,4 +1,4 @@
-"""Searches, clicks and items of a live cluster, read without leaving a trace.
+"""Searches, clicks, erasures and items of a live cluster, read without leaving a trace.
 
 Partitions are assigned, never subscribed to: no group is joined, nothing is committed and nothing is written. Only what has been
 committed is read, up to the ends that the partitions had at the beginning.
@@ -21,7 +21,7 @@ from stream.settings import Settings
 PATIENCE = 60.0  # seconds that a broker may stay silent
 CONNECT_SECONDS = 10.0
 Place = tuple[str, int]
-"""A kind of behaviour, `searches` or `clicks`, and a partition."""
+"""A kind of record, one of `DECODERS`, and a partition."""
 
 
 class TopicsError(Exception):
@@ -53,12 +53,12 @@ def parse_offsets(text: str) -> tuple[Place, tuple[int, int | None]]:
     kind, slash, partition = place.partition("/")
     begin, colon, end = offsets.partition(":")
     if not (equals and slash and colon) or kind not in DECODERS:
-        raise ValueError(f"{text}: write it as searches/PARTITION=BEGIN:END or clicks/PARTITION=BEGIN:END; END may be left out")
+        raise ValueError(f"{text}: write it as {'|'.join(DECODERS)}/PARTITION=BEGIN:END; END may be left out")
     return (kind, int(partition)), (int(begin), int(end) if end else None)
 
 
 def read_topics(settings: Settings, span: Span, limit: int | None = None) -> Recording:
-    """Read the behaviour in a span, and the whole catalogue.
+    """Read what happened to users in a span, and the whole catalogue.
 
     Raises:
         TopicsError: the broker does not answer, or a topic does not exist.
@@ -77,7 +77,8 @@ def read_topics(settings: Settings, span: Span, limit: int | None = None) -> Rec
     entries, late = in_event_time(records)
     if not entries:
         raise TopicsError(f"{' and '.join(names.values())} at {settings.broker.servers} hold nothing in this range")
-    return Recording(f"{' and '.join(names.values())} at {settings.broker.servers}", catalogue, entries[:limit], late)
+    behaviour = f"{names['searches']} and {names['clicks']}"
+    return Recording(f"{behaviour} at {settings.broker.servers}", catalogue, entries[:limit], late)
 
 
 def read_published(settings: Settings) -> Iterator[BroadcastRecord]:

@@ -1,22 +1,27 @@
-"""One way of answering, replayed: the worker's own core, with everything that it learns in memory and no Kafka."""
+"""One way of answering, replayed: the worker's own core in its two halves, with everything that it learns in memory and no Kafka."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, cast
 
-from stream.decode import Event, Record, Reject
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.decode import Entry, Event, Record
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
+from stream.events import DriftLevel, State
 from stream.knowledge import Knowledge
-from stream.pipeline import Pipeline
+from stream.pipeline import Pipeline, Turn
+from stream.profile import Vector
 from stream.replay.freshness import StalePipeline
 from stream.settings import Settings, SettingsError, read_settings
 from stream.state import UserState
-
-AHEAD = 16_384  # events whose texts are encoded together: full micro-batches of every length
+from stream.window import Admission
 
 
 def read_variant(path: Path) -> Settings:
@@ -53,6 +58,46 @@ class MemoryStates:
                 self._states[partition, user_id] = state
 
 
+class Followed(NamedTuple):
+    """What was found out about each event by following its user, in a form that is cheap to send to another process.
+
+    Attributes:
+        events: admission, query, query_vector, previous, before, score, state and answered, as in `Turn`.
+        known: which events have a profile, (events,); the profiles are in memory that the processes share.
+        unlearned: what the memory is to forget after these events; None where there is nothing.
+    """
+
+    events: list[tuple[Admission, str | None, Vector | None, list[str], State, float, State, bool]]
+    known: NDArray[np.bool_]
+    unlearned: bytes | None
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, profiles: Vector) -> Followed:
+        """Take it from the pipeline's first half, and put the profiles into the first rows of `profiles`, (events or more, K, d)."""
+        events = []
+        known = np.zeros(len(turns), np.bool_)
+        for place, turn in enumerate(turns):
+            drift = turn.drift
+            assert drift is not None
+            shared = turn.admission, turn.query, turn.query_vector, turn.previous
+            events.append((*shared, turn.before, drift.score, drift.state, turn.answered))
+            if turn.profile is not None:
+                profiles[place], known[place] = turn.profile, True
+        return cls(events, known, unlearned)
+
+    def turns(self, events: Sequence[Event], profiles: Vector) -> list[Turn]:
+        """Return what the pipeline's second half takes; the users' states have stayed where they are."""
+        nobody = cast(UserState, None)
+        found = []
+        for place, (event, told) in enumerate(zip(events, self.events, strict=True)):
+            admission, query, vector, previous, before, score, state, answered = told
+            turn = Turn(event, nobody, admission, query, previous, query_vector=vector, before=before, answered=answered)
+            turn.drift = DriftLevel(score=score, state=state)
+            turn.profile = profiles[place] if self.known[place] else None
+            found.append(turn)
+        return found
+
+
 class Variant:
     """Settings and a model, with the catalogue, and what was learned since the replay began.
 
@@ -82,36 +127,28 @@ class Variant:
         )
         self.states = MemoryStates()
 
-    def answer(self, entries: Sequence[Event | Reject]) -> list[Output]:
-        """Return what a worker would publish for the next events, in their order."""
-        work = self.pipeline.process(Batch(list(entries)), self.states)
-        self.knowledge.memory.take_delta()  # for other workers, of which there are none
-        return work.outputs
+    def room(self, *events: int) -> tuple[int, ...]:
+        """Return the shape of an array for so many events' profiles: (…, K, d)."""
+        return (*events, len(self.settings.profile.half_lives_days), self.encoder.dimension)
 
+    def follow(self, entries: Sequence[Entry], profiles: Vector) -> Followed:
+        """Bring the users' states up to date with the next entries; return what `answer` needs to know of them.
 
-def replay(
-    variants: Sequence[Variant], entries: Sequence[Event | Reject], batches: Iterable[slice] | None = None
-) -> Iterator[tuple[int, list[list[Output]]]]:
-    """Let all variants answer the events in one pass, batch by batch.
+        Args:
+            entries: in the order in which they happened.
+            profiles: takes up the profile after each event, `room(len(entries))` or more.
+        """
+        turns, users = self.pipeline.follow(Batch(entries), self.states)
+        for partition, changed in users.items():
+            self.states.keep(partition, changed)
+        return Followed.of(turns, self.knowledge.memory.take_unlearned(), profiles)
 
-    Texts are encoded ahead, in full micro-batches: a text's vector does not depend on time.
-
-    Args:
-        variants: answer in turn.
-        entries: in the order in which they happened.
-        batches: consecutive parts of them; if not given, of the first variant's batch size.
-
-    Yields:
-        How many entries have been answered, and the outputs of each variant for the last batch of them.
-    """
-    size = variants[0].settings.engine.batch_size
-    encoders = {id(variant.encoder): variant.encoder for variant in variants}.values()
-    encoded = 0
-    for batch in batches or (slice(start, start + size) for start in range(0, len(entries), size)):
-        if batch.stop > encoded:
-            ahead = entries[encoded : max(batch.stop, encoded + AHEAD)]
-            texts = sorted({e.behaviour.query for e in ahead if isinstance(e, Event) and e.behaviour.query})
-            for encoder in encoders:
-                encoder.encode(texts)
-            encoded += len(ahead)
-        yield min(batch.stop, len(entries)), [variant.answer(entries[batch]) for variant in variants]
+    def answer(self, entries: Sequence[Entry], followed: Followed, profiles: Vector) -> list[Output]:
+        """Return what a worker would publish for the same entries, and learn across users from them."""
+        memory = self.knowledge.memory
+        events = [entry for entry in entries if isinstance(entry, Event)]
+        outputs = self.pipeline.answer(Batch(entries), followed.turns(events, profiles))
+        memory.take_delta()  # for other workers, of which there are none
+        if followed.unlearned is not None:
+            memory.merge(followed.unlearned)
+        return outputs

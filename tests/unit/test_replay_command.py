@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from typer.testing import CliRunner, Result
 
 from stream.cli import app
 from stream.encoder import Encoder
-from stream.pipeline import Pipeline, Turn
 from stream.replay.freshness import HOUR_MS
 from stream.replay.report import render
 from stream.replay.source import read_folder
-from stream.replay.variant import Variant, replay
+from stream.replay.variant import Variant
 from stream.settings import Settings, Topics
 
 USERS = [f"user-{n}" for n in range(40)]
@@ -106,28 +106,21 @@ def test_ablations_replay_stale_profiles_and_single_time_scales(folder: Path) ->
     assert set(found["comparisons"]) == set(found["ablations"])
 
 
-def test_a_profile_brought_up_to_date_hourly_is_the_one_of_the_last_full_hour(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_profile_brought_up_to_date_hourly_is_the_one_of_the_last_full_hour(folder: Path) -> None:
     recording = read_folder(folder, Topics(), limit=400)
     encoder = Encoder(Settings().model.folder)
-    seen: list[tuple[str, int, Any]] = []
-    recommend = Pipeline.recommend
+    users = [(event.behaviour.user_id, event.time) for event in recording.events]
 
-    def spy(self: Pipeline, turns: list[Turn]) -> Any:
-        seen.extend((turn.event.behaviour.user_id, turn.event.time, turn.profile) for turn in turns)
-        return recommend(self, turns)
+    def profiles(period: int | None) -> list[Any]:
+        variant = Variant(Settings(), encoder, recording.items, period)
+        room = np.empty(variant.room(len(users)), np.float32)
+        return [turn.profile for turn in variant.follow(recording.entries, room).turns(recording.events, room)]
 
-    monkeypatch.setattr(Pipeline, "recommend", spy)
-    for _ in replay([Variant(Settings(), encoder, recording.items)], recording.entries):
-        pass
-    fresh, seen = seen, []
-    for _ in replay([Variant(Settings(), encoder, recording.items, HOUR_MS)], recording.entries):
-        pass
-    for user, time, profile in seen:
-        before = [p for u, t, p in fresh if u == user and t // HOUR_MS < time // HOUR_MS]
+    fresh = list(zip(users, profiles(None), strict=True))
+    for (user, time), profile in zip(users, profiles(HOUR_MS), strict=True):
+        before = [p for (u, t), p in fresh if u == user and t // HOUR_MS < time // HOUR_MS]
         assert (profile is None) if not before else np.array_equal(profile, before[-1])
-    assert any(profile is not None for _, _, profile in seen)
+    assert any(profile is not None for profile in profiles(HOUR_MS))
 
 
 def test_parquet_gives_the_same_answers_as_json_lines(folder: Path, tmp_path: Path) -> None:
@@ -158,6 +151,15 @@ def test_one_user_alone_proves_nothing_and_the_report_says_so(folder: Path, tmp_
     alone = findings("--data", data)
     headline = render(alone | {"journeys": []}, "library").split("<h1>")[1].split("</h1>")[0]
     assert headline.endswith(f"MAP@5 is {alone['variants']['settings']['totals']['map@5']:.4f}.")
+
+
+def test_nothing_is_told_of_users_who_were_erased(folder: Path) -> None:
+    report = folder / "report.html"
+    for erased in (USERS[:0], USERS[:-1]):
+        write(folder / "erasures.jsonl", [{"user_id": user, "timestamp": T0 + 400_000 * 590} for user in erased])
+        assert findings("--data", folder, "--report", report)["recording"]["erasures"] == len(erased)
+        told = set(re.findall(r"user-\d+", report.read_text()))
+        assert told == {USERS[-1]} if erased else told & set(USERS[:-1])
 
 
 def test_times_choose_events_by_event_time(folder: Path) -> None:

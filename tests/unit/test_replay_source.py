@@ -5,16 +5,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.decode import Event, Reject
+from stream.decode import Erasure, Event, Reject
 from stream.encoder import Encoder
 from stream.engine.broadcast import BroadcastRecord
+from stream.engine.checkpoint import Output
+from stream.engine.intake import Batch
 from stream.lines import LinesError
+from stream.pipeline import Pipeline
+from stream.replay.one_pass import replay
 from stream.replay.source import in_event_time, read_folder
-from stream.replay.variant import Variant, replay
+from stream.replay.variant import Variant
 from stream.settings import Engine, Settings, Topics
 
 T0 = 1_700_000_000_000
@@ -84,19 +89,78 @@ def test_a_folder_is_read_whole_and_the_limit_cuts_in_event_time(folder: Path) -
     assert read_folder(folder, Topics(), limit=7).entries == read_folder(folder, Topics()).entries[:7]
 
 
+def test_an_erasure_has_its_place_among_the_users_events(folder: Path) -> None:
+    asked = [{"user_id": "ada", "timestamp": T0 + 60_000 * 20 + 5}, {"user_id": "bob"}, {"user_id": "cleo", "timestamp": T0}]
+    write(folder / "erasures.jsonl", asked)
+    entries = read_folder(folder, Topics(prefix="shop.")).entries
+    places = {entry.user_id: place for place, entry in enumerate(entries) if isinstance(entry, Erasure)}
+    assert entries[places["ada"] - 1].record.value == json.dumps(click(20, "cleo", "i2", 60_000 * 20 + 5)).encode()
+    assert places["cleo"] == 1, "behind the search of the same millisecond"
+    assert entries[places["ada"]].record.topic == "shop.erasures"
+    [reject] = [entry for entry in entries if isinstance(entry, Reject)]
+    assert reject.record.key == b"bob"
+    later = read_folder(folder, Topics(), begin=T0 + 1).entries
+    assert [entry.user_id for entry in later if isinstance(entry, Erasure)] == ["ada"]
+
+
+def test_erasures_are_carried_out_as_by_a_worker_that_reads_at_once_what_it_has_published(folder: Path, tiny_model: Path) -> None:
+    """And so the bytes are the same however the replay is cut into batches."""
+    untouched = answers(folder, tiny_model, 1024)
+    write(folder / "erasures.jsonl", [{"user_id": user, "timestamp": T0 + 60_000 * n} for user, n in (("ada", 12), ("bob", 25))])
+    recording = read_folder(folder, Topics())
+    variant = Variant(Settings(), Encoder(tiny_model), recording.items)
+    memory, expected = variant.knowledge.memory, []
+    for entry in recording.entries:
+        expected += variant.pipeline.process(Batch([entry]), variant.states).outputs
+        if (unlearned := memory.take_unlearned()) is not None:
+            memory.merge(unlearned)
+    assert [output.key for output in expected if output.value is None] == [b"ada", b"ada", b"bob", b"bob"]
+    assert [output for output in expected if output.value is not None] != untouched
+    for size in (1, 7, 1024):
+        assert answers(folder, tiny_model, size) == expected
+
+
+def test_a_stale_profile_goes_with_the_user(folder: Path, tiny_model: Path) -> None:
+    write(folder / "erasures.jsonl", [{"user_id": "ada", "timestamp": T0 + 60_000 * 20}])
+    recording = read_folder(folder, Topics())
+    place = next(place for place, entry in enumerate(recording.entries) if isinstance(entry, Erasure)) + 1
+    variant = Variant(Settings(), Encoder(tiny_model), recording.items, 600_000)
+    for part, remains in ((recording.entries[:place], False), (recording.entries[place:], True)):
+        events = [entry for entry in part if isinstance(entry, Event)]
+        room = np.empty(variant.room(len(events)), np.float32)
+        turns = variant.follow(part, room).turns(events, room)
+        profiles = [turn.profile for turn in turns if turn.event.behaviour.user_id == "ada"]
+        assert any(profile is not None for profile in profiles)
+        if remains:
+            assert profiles[0] is None
+
+
 def test_a_folder_without_clicks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LinesError, match=r"clicks\.jsonl"):
         read_folder(tmp_path, Topics())
 
 
-def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Path, tiny_model: Path) -> None:
+def answers(folder: Path, model: Path, size: int) -> list[Output]:
     recording = read_folder(folder, Topics())
-    outputs = []
-    for size in (1, 7, 1024):
-        variant = Variant(Settings(engine=Engine(batch_size=size)), Encoder(tiny_model), recording.items)
-        outputs.append([output for _, (batch,) in replay([variant], recording.entries) for output in batch])
+    variant = Variant(Settings(engine=Engine(batch_size=size)), Encoder(model), recording.items)
+    return [output for _, (batch,) in replay([variant], recording.entries) for output in batch]
+
+
+def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Path, tiny_model: Path) -> None:
+    outputs = [answers(folder, tiny_model, size) for size in (1, 7, 1024)]
     assert sum(output.topic == "recommendations" for output in outputs[0]) == 80
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_what_goes_wrong_in_the_second_half_is_raised_in_the_first(
+    folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("of the second half")
+
+    monkeypatch.setattr(Pipeline, "recommend", fail)
+    with pytest.raises(RuntimeError, match="of the second half"):
+        answers(folder, tiny_model, 7)
 
 
 def test_an_answer_does_not_depend_on_what_comes_later(folder: Path, tiny_model: Path) -> None:

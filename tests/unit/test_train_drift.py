@@ -7,9 +7,11 @@ from random import Random
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 
 from model_export import drift
+from model_export.cuts import cut
 from model_export.data import DataError, Source
 from model_export.drift import SMOOTHING, raised, thresholds
 from model_export.drift_network import WARM_UP
@@ -139,6 +141,23 @@ def test_a_splice_is_one_users_history_followed_by_that_of_another_taste(planted
         assert example.ages[example.change : length].tolist() == [int((a > AGES).sum()) for a in ago]
         assert (example.ages[length:] == -1).all()
     assert 80 < changed < 160
+
+
+def test_a_history_is_cut_where_a_change_is_more_likely_than_none() -> None:
+    def chances(change: int | None, length: int = 120) -> NDArray[np.float64]:
+        """What a good detector says of a change: for some behaviours its age, then never again."""
+        sure = np.full((length, len(AGES) + 1), 0.01)
+        ages = [len(AGES) if change is None or n < change else int((n - change + 1 > AGES).sum()) for n in range(length)]
+        sure[np.arange(length), ages] = 1.0 - 0.01 * len(AGES)
+        return sure
+
+    history = np.arange(150)
+    pieces, cuts = cut([(history, chances(70)), (history, chances(None)), (history, chances(30)), (history[:120], chances(85))])
+    assert cuts == 3
+    ends = [(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
+    expected = [(0, 70), (70, 150), (0, 150), (30, 150), (0, 85)]
+    assert len(ends) == len(expected), "pieces too short to learn from are left out"
+    assert np.abs(np.array(ends) - expected).max() <= 3
 
 
 def test_the_alarm_is_the_lowest_that_keeps_the_rate_of_false_alarms() -> None:
