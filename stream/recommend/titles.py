@@ -1,0 +1,147 @@
+"""The titles of a large catalogue by their n-grams: which share most with a text, and how much those that are candidates share.
+
+What is read for a text is bounded: an n-gram of very many titles tells little, so that only the rarer ones are looked up.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.recommend.ngrams import ngrams, normalise
+
+Rows = NDArray[np.int64]
+
+COMMON = 1024  # titles; which ones have an n-gram of more is not kept
+READ = 2048  # entries that are looked up for a text, beginning with the rarest n-gram
+KEPT = 16_384  # texts whose rows are kept until the catalogue changes
+
+
+class Titles:
+    """The n-grams of each row's title."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}  # of each n-gram
+        self._titles = array("i")  # how many titles have it
+        self._postings: list[array[int] | None] = []  # which ones; None for a common one
+        self._asked = np.zeros(0, np.bool_)  # by n-gram; all false but during `coverage`
+        self._pool = np.zeros(1024, np.int32)  # the n-grams of all titles, one after the other
+        self._used = 0
+        self._unused = 0  # of these, of titles that are gone
+        self._start = np.zeros(0, np.int64)  # of each row: where in the pool
+        self._size = np.zeros(0, np.int64)
+        self._count = 0
+        self._found: OrderedDict[str, Rows] = OrderedDict()
+
+    def put(self, row: int, title: str) -> None:
+        """Store the title of a row that has none."""
+        grams = sorted(ngrams(normalise(title)))
+        if row >= len(self._start):
+            self._start, self._size = _longer(self._start, row + 1), _longer(self._size, row + 1)
+        if self._used + len(grams) > len(self._pool):
+            self._pool = self._repacked() if 2 * self._unused > self._used else self._pool
+            self._pool = _longer(self._pool, self._used + len(grams))
+        self._start[row], self._size[row] = self._used, len(grams)
+        for at, gram in enumerate(grams, start=self._used):
+            number = self._number(gram)
+            self._pool[at] = number
+            self._titles[number] += 1
+            posting = self._postings[number]
+            if posting is not None:
+                posting.append(row)
+                if len(posting) > COMMON:
+                    self._postings[number] = None
+        self._used += len(grams)
+        self._count += 1
+        self._found.clear()
+
+    def remove(self, row: int) -> None:
+        """Forget a row's title."""
+        start, size = int(self._start[row]), int(self._size[row])
+        for number in self._pool[start : start + size].tolist():
+            self._titles[number] -= 1
+            posting = self._postings[number]
+            if posting is not None:
+                posting.remove(row)
+        self._unused += size
+        self._size[row] = 0
+        self._count -= 1
+        self._found.clear()
+
+    def near(self, text: str, count: int) -> Rows:
+        """Return the `count` rows, at most, whose titles share most of a text's rarer n-grams; the lower row first where equal."""
+        rows = self._found.get(text)
+        if rows is not None:
+            self._found.move_to_end(text)
+            return rows
+        rows = self._found[text] = self._search(text, count)
+        if len(self._found) > KEPT:
+            self._found.popitem(last=False)
+        return rows
+
+    def _search(self, text: str, count: int) -> Rows:
+        known = [number for gram in ngrams(normalise(text)) if (number := self._numbers.get(gram)) is not None]
+        read: array[int] = array("i")
+        for number in sorted(known, key=lambda number: (self._titles[number], number)):
+            posting = self._postings[number]
+            if posting is not None:
+                if len(read) + len(posting) > READ:
+                    break
+                read += posting
+        rows, shared = np.unique(np.frombuffer(read, np.int32), return_counts=True) if read else (np.zeros(0, np.int32),) * 2
+        best: Rows = rows[np.argsort(-shared, kind="stable")[:count]].astype(np.int64)
+        return best
+
+    def mean_coverage(self, text: str) -> float:
+        """Return the share of a text's n-grams that a title contains, on average of all titles."""
+        grams = ngrams(normalise(text))
+        titles = sum(self._titles[number] for gram in grams if (number := self._numbers.get(gram)) is not None)
+        return titles / max(1, len(grams) * self._count)
+
+    def coverage(self, text: str, rows: Rows) -> NDArray[np.float32]:
+        """Return the share of a text's n-grams that each of some rows' titles contains, (rows,)."""
+        grams = ngrams(normalise(text))
+        known = [number for gram in grams if (number := self._numbers.get(gram)) is not None]
+        sizes = self._size[rows]
+        ends = np.cumsum(sizes)
+        if not known or not len(ends) or not ends[-1]:
+            return np.zeros(len(rows), np.float32)
+        if len(self._asked) < len(self._titles):
+            self._asked = np.zeros(2 * len(self._titles), np.bool_)
+        self._asked[known] = True
+        places = np.repeat(self._start[rows] - ends + sizes, sizes)
+        places += np.arange(len(places))
+        hits = np.zeros(len(places) + 1, np.int64)
+        np.cumsum(self._asked[self._pool[places]], out=hits[1:])
+        self._asked[known] = False
+        return ((hits[ends] - hits[ends - sizes]) / len(grams)).astype(np.float32)
+
+    def _number(self, gram: str) -> int:
+        number = self._numbers.get(gram)
+        if number is None:
+            number = self._numbers[gram] = len(self._titles)
+            self._titles.append(0)
+            self._postings.append(array("i"))
+        return number
+
+    def _repacked(self) -> NDArray[np.int32]:
+        """Return the pool without the n-grams of titles that are gone."""
+        rows = np.flatnonzero(self._size)
+        sizes = self._size[rows]
+        starts = np.cumsum(sizes) - sizes
+        places = np.repeat(self._start[rows] - starts, sizes) + np.arange(sizes.sum())
+        self._start[rows] = starts
+        self._used, self._unused = len(places), 0
+        return self._pool[places]
+
+
+def _longer(values: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    """Return the values with room for `size` of them and half as many again."""
+    if size <= len(values):
+        return values
+    longer = np.zeros(max(size, len(values) * 3 // 2), values.dtype)
+    longer[: len(values)] = values
+    return longer
