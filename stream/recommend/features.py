@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stream.recommend.catalogue import Catalogue, Vector
+from stream.recommend.catalogue import Catalogue
 from stream.recommend.clicks import Evidence
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.ngrams import normalise
 from stream.recommend.ranker import COVERAGE, FEATURES, FOLLOWED, POPULAR, PROFILE, QUERY, SIMILAR, TEXT, Floats
+from stream.recommend.vectors import Vector
 from stream.settings import Recommend
 
 KEPT_VALUES = 4_000_000  # of text features of queries: 16 MB

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from stream.recommend.ngrams import ngrams, normalise
 
 Rows = NDArray[np.int64]
+Number = TypeVar("Number", np.int32, np.int64)
 
 COMMON = 1024  # titles; which ones have an n-gram of more is not kept
 READ = 2048  # entries that are looked up for a text, beginning with the rarest n-gram
@@ -117,7 +119,8 @@ class Titles:
         hits = np.zeros(len(places) + 1, np.int64)
         np.cumsum(self._asked[self._pool[places]], out=hits[1:])
         self._asked[known] = False
-        return ((hits[ends] - hits[ends - sizes]) / len(grams)).astype(np.float32)
+        shares: NDArray[np.float32] = ((hits[ends] - hits[ends - sizes]) / len(grams)).astype(np.float32)
+        return shares
 
     def _number(self, gram: str) -> int:
         number = self._numbers.get(gram)
@@ -135,10 +138,11 @@ class Titles:
         places = np.repeat(self._start[rows] - starts, sizes) + np.arange(sizes.sum())
         self._start[rows] = starts
         self._used, self._unused = len(places), 0
-        return self._pool[places]
+        pool: NDArray[np.int32] = self._pool[places]
+        return pool
 
 
-def _longer(values: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+def _longer(values: NDArray[Number], size: int) -> NDArray[Number]:
     """Return the values with room for `size` of them and half as many again."""
     if size <= len(values):
         return values

@@ -1,9 +1,9 @@
 """The vectors of a large catalogue: 16 bits a number, and an index that finds the nearest without looking at all of them.
 
-Up to `recommend.exact_items` nothing here is used. The index is faiss' inverted file with 8-bit codes: vectors lie in lists, each around
-a centroid, and a search reads the lists whose centroids are nearest. It only proposes; what it proposes is compared by the 16-bit
-vectors. Products with these and with centroids are exact (see `on_grid`), so that a result depends on the query and on the catalogue's
-history alone: not on what is searched for with it, nor on the number of threads.
+Up to `recommend.exact_items` nothing here is used. The index is faiss' inverted file with 8-bit codes: vectors lie in lists, each
+around a centroid, and a search reads the lists whose centroids are nearest. It only proposes; what it proposes is compared by the
+16-bit vectors. Products with these and with centroids are exact (see `on_grid`), so that a result depends on the query and on the
+catalogue's history alone: not on what is searched for with it, nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAMPLED = 256  # vectors that stand for all in estimates of a sum
 CHUNK = 8192  # vectors that are put into lists at a time
 
 
-def on_grid(vectors: NDArray[np.floating]) -> Floats:
+def on_grid(vectors: Vector | Floats) -> Floats:
     """Round to multiples of `GRID`: sums of products of such numbers are exact in float64, in any order."""
     rounded: Floats = np.rint(vectors * np.float64(1.0 / GRID)) * GRID
     return rounded
@@ -83,7 +83,8 @@ class LargeVectors:
 
     def vector(self, row: int) -> Vector:
         """Return a row's vector (d,)."""
-        return self._codes[row] * np.float32(UNIT)
+        vector: Vector = self._codes[row] * np.float32(UNIT)
+        return vector
 
     def centre(self) -> Vector:
         """Return the mean of all vectors (d,)."""
@@ -129,7 +130,7 @@ class LargeVectors:
         """Make the index anew. Its lists are filled when somebody searches."""
         lists = 1 << max(0, min(round(np.log2(self._count) / 2), int(np.log2(self._count / LEAST_IN_LIST))))
         live = np.flatnonzero(self._live)
-        self.sample = self._codes[_spread(live, SAMPLED)] * UNIT
+        self.sample = self._codes[_spread(live, SAMPLED)].astype(np.float64) * UNIT
         quantizer = faiss.IndexFlatIP(self.dimension)
         index = faiss.IndexIVFScalarQuantizer(
             quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False

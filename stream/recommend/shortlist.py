@@ -1,0 +1,195 @@
+"""What is known about each event's candidates, where the catalogue is too large to look at all of it.
+
+Candidates are the items that the memory knows something of at this event, those whose vectors and those whose titles are nearest to it,
+and the popular ones. What they are depends on the event and on what came before it, never on the block that it is computed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.recommend.catalogue import Catalogue, Large
+from stream.recommend.clicks import Evidence
+from stream.recommend.features import Occasion, mean_profiles, note_clicks
+from stream.recommend.memory import DAY, Memory
+from stream.recommend.popular import Popular
+from stream.recommend.ranker import COVERAGE, FEATURES, POPULAR, PROFILE, TEXT, Floats
+from stream.recommend.vectors import Vector, on_grid
+from stream.settings import Recommend
+
+NEAREST = 48  # items by text and profile
+TITLED = 24  # items by title
+NARROWEST = 64  # columns of a table
+
+
+class Table(NamedTuple):
+    """The features of some events' candidates; those of one event lie in the order of the catalogue's rows.
+
+    Attributes:
+        events: (n,), which ones.
+        rows: (n, columns), of the catalogue.
+        features: (len(FEATURES), n, columns).
+        live: (n, columns), whether there is an item: the others fill up.
+        averages: (4, n), text, coverage, profile and popular on average of the whole catalogue.
+        clicked: (n,), the column of the item clicked just now; −1 where there is none.
+        beyond: (n,), what all other items have of the prior, as `Ranker.rank` takes it; None where there are no others.
+    """
+
+    events: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    features: Floats
+    live: NDArray[np.bool_]
+    averages: Floats
+    clicked: NDArray[np.intp]
+    beyond: Floats | None
+
+
+class Shortlist:
+    """Notes what the memory says at the moment of each event, then computes the features of all candidates."""
+
+    def __init__(self, catalogue: Catalogue, memory: Memory, settings: Recommend) -> None:
+        self.catalogue = catalogue
+        self.memory = memory
+        self.settings = settings
+        self._version = self._generation = -1
+        self._row_of = np.zeros(0, np.intp)  # of each item that the memory has a number for; -1 where there is none
+        half_life = settings.popularity_half_life_days * DAY
+        self._popular = Popular(catalogue, memory, half_life, settings.count + 1)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a new block."""
+        catalogue = self.catalogue
+        if self._version != catalogue.version or self._generation != self.memory.generation:
+            changes = catalogue.changes_since(self._version) if self._version >= 0 else None
+            changes = None if changes is None else list(changes)
+            self._popular.follow(changes)
+            if changes is None or self._generation != self.memory.generation:
+                self._row_of = np.zeros(0, np.intp)
+            else:
+                self._follow(changes)
+            self._version, self._generation = catalogue.version, self.memory.generation
+        self._clicks = Evidence()
+        self._noted: list[Occasion] = []
+        self._popular.begin()
+
+    def _follow(self, changes: Iterable[tuple[str, int]]) -> None:
+        for item_id, _ in changes:
+            number = self.memory.number(item_id)
+            if number is not None and number < len(self._row_of):
+                self._row_of[number] = self.catalogue.rows.get(item_id, -1)
+
+    def note(self, occasion: Occasion) -> None:
+        """Take down what the memory says now."""
+        note_clicks(self._clicks, len(self._noted), occasion, self.memory, self.settings.previous_clicks)
+        self._popular.note(occasion.time)
+        self._noted.append(occasion)
+
+    def tables(self) -> Iterator[Table]:
+        """Yield the tables of all noted events: those with about as many candidates together.
+
+        How many columns a table has depends on each of its events alone, and so do the last bits of sums over them.
+        """
+        large, rows = self.catalogue.large, self.catalogue.rows
+        assert large is not None
+        count, height = len(self._noted), len(self.catalogue.ids)
+        texts = self._stacked({event: o.query_vector for event, o in enumerate(self._noted) if o.query_vector is not None})
+        known = [event for event, occasion in enumerate(self._noted) if occasion.profile is not None]
+        profiles = np.zeros_like(texts)
+        if known:
+            given = [occasion.profile for occasion in self._noted if occasion.profile is not None]
+            profiles[known] = mean_profiles(given, self.settings)
+        both, reach = self._directions(texts, profiles)
+        lines, cells, masses = self._evidence()
+        clicked = np.array([-1 if o.clicked is None else rows.get(o.clicked, -1) for o in self._noted], np.int64)
+        keys = [lines // TEXT * height + cells]
+        keys += self._proposed(large, both, height)
+        keys.append((np.arange(count) * height + clicked)[clicked >= 0])
+        candidates, place = np.unique(np.concatenate(keys), return_inverse=True)
+        features = np.zeros((len(FEATURES), len(candidates)))
+        clicks = lines % TEXT * len(candidates) + place[: len(lines)]
+        features[:TEXT] = np.bincount(clicks, masses, minlength=TEXT * len(candidates)).reshape(TEXT, -1)
+        ends = np.searchsorted(candidates, np.arange(count + 1) * height)
+        at = candidates % height
+        sides = np.stack([on_grid(texts), on_grid(profiles)], axis=1)
+        mean_coverage = np.zeros(count)
+        for event, occasion in enumerate(self._noted):
+            own = slice(ends[event], ends[event + 1])
+            features[TEXT, own], features[PROFILE, own] = large.vectors.products(at[own], sides[event]).T
+            if occasion.query:
+                features[COVERAGE, own] = large.titles.coverage(occasion.query, at[own])
+                mean_coverage[event] = large.titles.mean_coverage(occasion.query)
+            features[POPULAR, own] = self._popular.values(event, at[own])
+        centre = on_grid(self.catalogue.centre)
+        averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()])
+        beyond = self._beyond(large, both, reach, averages, features, ends)
+        sizes = np.diff(ends)
+        columns = np.where(clicked >= 0, np.searchsorted(candidates, np.arange(count) * height + clicked) - ends[:-1], -1)
+        for width, events in _alike(sizes):
+            inside = np.arange(width) < sizes[events, None]
+            cell = np.where(inside, ends[events, None] + np.arange(width), 0)
+            table = features[:, cell] * inside
+            yield Table(events, at[cell], table, inside, averages[:, events], columns[events], beyond[events])
+
+    def _stacked(self, vectors: dict[int, Vector]) -> Vector:
+        stacked = np.zeros((len(self._noted), self.catalogue.dimension), np.float32)
+        if vectors:
+            stacked[list(vectors)] = list(vectors.values())
+        return stacked
+
+    def _directions(self, texts: Vector, profiles: Vector) -> tuple[Floats, float]:
+        """Return vectors (events, d) on the grid, and by what their products have to be multiplied.
+
+        The result is what text and profile add to an item's log-odds, so that one search finds the best by both.
+        """
+        text, profile = self.settings.text_weight, self.settings.profile_weight
+        reach = abs(text) + abs(profile) or 1.0
+        return on_grid(texts * np.float64(text / reach) + profiles * np.float64(profile / reach)), reach
+
+    def _evidence(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """Return line, row and mass of each click that the memory told of and whose item is in the catalogue."""
+        row, new = self.catalogue.rows.get, self.memory.item_ids[len(self._row_of) :]
+        if new:
+            self._row_of = np.concatenate([self._row_of, np.array([row(item, -1) for item in new], np.intp)])
+        lines, numbers, masses = self._clicks.flat()
+        cells = self._row_of[numbers]
+        there = cells >= 0
+        return lines[there], cells[there], masses[there]
+
+    def _proposed(self, large: Large, both: Floats, height: int) -> Iterator[NDArray[np.int64]]:
+        """Yield event · height + row of what is near to the events, and of what is popular."""
+        near = large.vectors.nearest(both, NEAREST)
+        nothing = ~both.any(axis=1)
+        near[nothing] = -1  # near to nothing in particular
+        yield (np.arange(len(near))[:, None] * height + near)[near >= 0]
+        for event, occasion in enumerate(self._noted):
+            yield event * height + self._popular.rows(event)
+            if occasion.query:
+                yield event * height + large.titles.near(occasion.query, TITLED)
+
+    def _beyond(
+        self, large: Large, both: Floats, reach: float, averages: Floats, features: Floats, ends: NDArray[np.intp]
+    ) -> Floats:
+        """Estimate what the items that are no candidates have of the prior: (events,), as `Ranker.rank` takes it.
+
+        Their number and their popularity are known; what texts and profiles add is taken from a sample of the catalogue.
+        """
+        settings, sizes = self.settings, np.diff(ends)
+        others = len(self.catalogue) - sizes
+        log_odds = (both @ large.vectors.sample.T) * reach
+        highest = log_odds.max(axis=1)
+        typical = np.log(np.exp(log_odds - highest[:, None]).mean(axis=1)) + highest + settings.coverage_weight * averages[1]
+        popular = averages[3] * len(self.catalogue) - np.add.reduceat(features[POPULAR], ends[:-1])
+        mass = others * settings.popular_prior + np.maximum(popular, 0.0) * (others > 0)
+        return np.where(mass > 0.0, typical + np.log(np.maximum(mass, 1e-300)), -np.inf)
+
+
+def _alike(sizes: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield widths and the events that are laid out in so many columns: powers of two."""
+    widths = np.maximum(NARROWEST, 2 ** np.ceil(np.log2(np.maximum(sizes, 1)))).astype(np.intp)
+    for width in np.unique(widths).tolist():
+        yield width, np.flatnonzero(widths == width)
