@@ -21,9 +21,9 @@ from stream.recommend.ranker import COVERAGE, FEATURES, POPULAR, PROFILE, TEXT, 
 from stream.recommend.vectors import Vector, on_grid
 from stream.settings import Recommend
 
-NEAREST = 48  # items by text and profile
+NEAREST = 128  # items by text and profile
 TITLED = 24  # items by title
-NARROWEST = 64  # columns of a table
+STEP = 64  # by which tables grow in width
 
 
 class Table(NamedTuple):
@@ -121,8 +121,9 @@ class Shortlist:
             own = slice(ends[event], ends[event + 1])
             features[TEXT, own], features[PROFILE, own] = large.vectors.products(at[own], sides[event]).T
             if occasion.query:
-                features[COVERAGE, own] = large.titles.coverage(occasion.query, at[own])
-                mean_coverage[event] = large.titles.mean_coverage(occasion.query)
+                query = large.titles.look_up(occasion.query, TITLED)
+                features[COVERAGE, own] = large.titles.coverage(query, at[own])
+                mean_coverage[event] = query.mean_coverage
             features[POPULAR, own] = self._popular.values(event, at[own])
         centre = on_grid(self.catalogue.centre)
         averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()])
@@ -169,7 +170,7 @@ class Shortlist:
         for event, occasion in enumerate(self._noted):
             yield event * height + self._popular.rows(event)
             if occasion.query:
-                yield event * height + large.titles.near(occasion.query, TITLED)
+                yield event * height + large.titles.look_up(occasion.query, TITLED).rows
 
     def _beyond(
         self, large: Large, both: Floats, reach: float, averages: Floats, features: Floats, ends: NDArray[np.intp]
@@ -189,7 +190,7 @@ class Shortlist:
 
 
 def _alike(sizes: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield widths and the events that are laid out in so many columns: powers of two."""
-    widths = np.maximum(NARROWEST, 2 ** np.ceil(np.log2(np.maximum(sizes, 1)))).astype(np.intp)
+    """Yield widths and the events that are laid out in so many columns."""
+    widths = -(-sizes // STEP) * STEP
     for width in np.unique(widths).tolist():
         yield width, np.flatnonzero(widths == width)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,23 @@ Number = TypeVar("Number", np.int32, np.int64)
 
 COMMON = 1024  # titles; which ones have an n-gram of more is not kept
 READ = 2048  # entries that are looked up for a text, beginning with the rarest n-gram
-KEPT = 16_384  # texts whose rows are kept until the catalogue changes
+KEPT = 16_384  # texts of which it is kept what was looked up, until the catalogue changes
+
+
+class LookedUp(NamedTuple):
+    """What the index says of a text, as long as no title changes.
+
+    Attributes:
+        grams: numbers of its n-grams, of those that any title has.
+        size: how many n-grams it has.
+        mean_coverage: the share of them that a title contains, on average of all titles.
+        rows: whose titles share most of the rarer ones.
+    """
+
+    grams: NDArray[np.int64]
+    size: int
+    mean_coverage: float
+    rows: Rows
 
 
 class Titles:
@@ -36,7 +52,7 @@ class Titles:
         self._start = np.zeros(0, np.int64)  # of each row: where in the pool
         self._size = np.zeros(0, np.int64)
         self._count = 0
-        self._found: OrderedDict[str, Rows] = OrderedDict()
+        self._found: OrderedDict[str, LookedUp] = OrderedDict()
 
     def put(self, row: int, title: str) -> None:
         """Store the title of a row that has none."""
@@ -73,53 +89,50 @@ class Titles:
         self._count -= 1
         self._found.clear()
 
-    def near(self, text: str, count: int) -> Rows:
-        """Return the `count` rows, at most, whose titles share most of a text's rarer n-grams; the lower row first where equal."""
-        rows = self._found.get(text)
-        if rows is not None:
+    def look_up(self, text: str, count: int) -> LookedUp:
+        """Return what the index says of a text, with at most `count` rows; the lower row first where equal."""
+        found = self._found.get(text)
+        if found is not None:
             self._found.move_to_end(text)
-            return rows
-        rows = self._found[text] = self._search(text, count)
+            return found
+        grams = ngrams(normalise(text))
+        known = sorted(number for gram in grams if (number := self._numbers.get(gram)) is not None)
+        mean = sum(self._titles[number] for number in known) / max(1, len(grams) * self._count)
+        found = self._found[text] = LookedUp(np.array(known, np.int64), len(grams), mean, self._search(known, count))
         if len(self._found) > KEPT:
             self._found.popitem(last=False)
-        return rows
+        return found
 
-    def _search(self, text: str, count: int) -> Rows:
-        known = [number for gram in ngrams(normalise(text)) if (number := self._numbers.get(gram)) is not None]
+    def _search(self, grams: list[int], count: int) -> Rows:
+        """Return the rows that share most of the rarer n-grams."""
         read: array[int] = array("i")
-        for number in sorted(known, key=lambda number: (self._titles[number], number)):
+        for number in sorted(grams, key=self._titles.__getitem__):
             posting = self._postings[number]
             if posting is not None:
                 if len(read) + len(posting) > READ:
                     break
                 read += posting
-        rows, shared = np.unique(np.frombuffer(read, np.int32), return_counts=True) if read else (np.zeros(0, np.int32),) * 2
+        if not read:
+            return np.zeros(0, np.int64)
+        rows, shared = np.unique(np.frombuffer(read, np.int32), return_counts=True)
         best: Rows = rows[np.argsort(-shared, kind="stable")[:count]].astype(np.int64)
         return best
 
-    def mean_coverage(self, text: str) -> float:
-        """Return the share of a text's n-grams that a title contains, on average of all titles."""
-        grams = ngrams(normalise(text))
-        titles = sum(self._titles[number] for gram in grams if (number := self._numbers.get(gram)) is not None)
-        return titles / max(1, len(grams) * self._count)
-
-    def coverage(self, text: str, rows: Rows) -> NDArray[np.float32]:
+    def coverage(self, text: LookedUp, rows: Rows) -> NDArray[np.float32]:
         """Return the share of a text's n-grams that each of some rows' titles contains, (rows,)."""
-        grams = ngrams(normalise(text))
-        known = [number for gram in grams if (number := self._numbers.get(gram)) is not None]
-        sizes = self._size[rows]
-        ends = np.cumsum(sizes)
-        if not known or not len(ends) or not ends[-1]:
+        sizes = self._size.take(rows)
+        ends = sizes.cumsum()
+        if not len(text.grams) or not len(ends):
             return np.zeros(len(rows), np.float32)
         if len(self._asked) < len(self._titles):
             self._asked = np.zeros(2 * len(self._titles), np.bool_)
-        self._asked[known] = True
-        places = np.repeat(self._start[rows] - ends + sizes, sizes)
+        self._asked[text.grams] = True
+        places = np.repeat(self._start.take(rows) - ends + sizes, sizes)
         places += np.arange(len(places))
         hits = np.zeros(len(places) + 1, np.int64)
-        np.cumsum(self._asked[self._pool[places]], out=hits[1:])
-        self._asked[known] = False
-        shares: NDArray[np.float32] = ((hits[ends] - hits[ends - sizes]) / len(grams)).astype(np.float32)
+        self._asked.take(self._pool.take(places)).cumsum(out=hits[1:])
+        self._asked[text.grams] = False
+        shares: NDArray[np.float32] = ((hits.take(ends) - hits.take(ends - sizes)) / text.size).astype(np.float32)
         return shares
 
     def _number(self, gram: str) -> int:

@@ -128,7 +128,7 @@ class LargeVectors:
 
     def _train(self) -> None:
         """Make the index anew. Its lists are filled when somebody searches."""
-        lists = 1 << max(0, min(round(np.log2(self._count) / 2), int(np.log2(self._count / LEAST_IN_LIST))))
+        lists = 1 << max(0, min(round(np.log2(2.0 * np.sqrt(self._count))), int(np.log2(self._count / LEAST_IN_LIST))))
         live = np.flatnonzero(self._live)
         self.sample = self._codes[_spread(live, SAMPLED)].astype(np.float64) * UNIT
         quantizer = faiss.IndexFlatIP(self.dimension)

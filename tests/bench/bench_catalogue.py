@@ -11,6 +11,9 @@ sizes take turns. Recall is the share of the ten items that the same ranker puts
 
 from __future__ import annotations
 
+import stream  # noqa: F401 (before numpy: it sets the number of BLAS threads)
+
+# isort: split
 import argparse
 import gc
 import json
