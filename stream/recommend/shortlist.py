@@ -23,6 +23,7 @@ from stream.settings import Recommend
 
 NEAREST = 128  # items by text and profile
 TITLED = 24  # items by title
+ROUNDING = 1e-6  # an item that is above the average by less is not above it
 STEP = 64  # by which tables grow in width
 
 
@@ -126,7 +127,7 @@ class Shortlist:
                 mean_coverage[event] = query.mean_coverage
             features[POPULAR, own] = self._popular.values(event, at[own])
         centre = on_grid(self.catalogue.centre)
-        averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()])
+        averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()]) + ROUNDING
         beyond = self._beyond(large, both, reach, averages, features, ends)
         sizes = np.diff(ends)
         columns = np.where(clicked >= 0, np.searchsorted(candidates, np.arange(count) * height + clicked) - ends[:-1], -1)

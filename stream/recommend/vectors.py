@@ -136,6 +136,7 @@ class LargeVectors:
             quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
         index.cp.niter = ROUNDS
+        index.cp.min_points_per_centroid = 1  # below 39, the default, it only prints a warning
         faiss.omp_set_num_threads(1)  # the last bits of centroids depend on it
         index.train(self._codes[_spread(live, MOST_IN_LIST * lists)] * np.float32(UNIT))
         index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes a row without reading all lists
