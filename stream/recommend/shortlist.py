@@ -22,7 +22,7 @@ from stream.recommend.vectors import Vector, on_grid
 from stream.settings import Recommend
 
 NEAREST = 128  # items by text and profile
-TITLED = 24  # items by title
+TITLED = 64  # items by title
 ROUNDING = 1e-6  # an item that is above the average by less is not above it
 STEP = 64  # by which tables grow in width
 

@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 Number = TypeVar("Number", np.int32, np.int64)
 
 COMMON = 1024  # titles; which ones have an n-gram of more is not kept
-READ = 2048  # entries that are looked up for a text, beginning with the rarest n-gram
+READ = 4096  # entries that are looked up for a text, beginning with the rarest n-gram
 KEPT = 16_384  # texts of which it is kept what was looked up, until the catalogue changes
 
 

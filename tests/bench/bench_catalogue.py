@@ -262,9 +262,10 @@ def main() -> None:
     for number in range(options.rounds):
         for trial in trials:
             trial.round(number, options.events)
-    results = [trial.result(options.probes) for trial in trials]
-    for result in results:
-        print(json.dumps(result))
+    results = []
+    for trial in trials:
+        results.append(trial.result(options.probes))
+        print(json.dumps(results[-1]), flush=True)
     costs = [result["cpu_us_per_event"] for result in results]
     growth = {
         "question": "how many times as much does an event cost in the largest catalogue as in the smallest",

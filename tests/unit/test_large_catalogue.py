@@ -99,10 +99,11 @@ def test_where_a_batch_ends_makes_no_difference_to_the_last_bit(events, cuts):
     assert [items for begin, end in itertools.pairwise(ends) for items in cut.process(events[begin:end])] == whole
 
 
-def clustered(count: int, dimension: int, kinds: int, seed: int) -> np.ndarray:
+def clustered(count: int, dimension: int, kinds: int, seed: int, kinds_of: np.ndarray | None = None) -> np.ndarray:
     random = np.random.default_rng(seed)
     around = random.standard_normal((kinds, dimension))
-    vectors = around[random.integers(0, kinds, count)] + 0.7 * random.standard_normal((count, dimension))
+    of_kind = random.integers(0, kinds, count) if kinds_of is None else kinds_of
+    vectors = around[of_kind] + 0.7 * random.standard_normal((count, dimension))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -120,20 +121,22 @@ def test_nineteen_of_twenty_nearest_vectors_are_found():
 
 def test_nineteen_of_twenty_recommended_items_are_those_of_the_whole_catalogue_scored():
     random, size = np.random.default_rng(2), 6_000
-    vectors = clustered(size, D, 120, seed=2)
+    kinds = np.random.default_rng(3).integers(0, 120, size)
+    vectors = clustered(size, D, 120, seed=2, kinds_of=kinds)
     words = ["".join(random.choice(list("bdfgklmnprstaeiou"), 5)) for _ in range(300)]
-    titles = [" ".join(random.choice(words, 3)) for _ in range(size)]
+    titles = [f"{words[kind]} {words[kind + random.integers(1, 3)]} {random.choice(words)}" for kind in kinds.tolist()]
     chosen = Recommend()
     ours, theirs = (Recommender(Catalogue(D, bound), Memory(chosen), chosen) for bound in (500, None))
     for subject in (ours, theirs):
         for number, (title, vector) in enumerate(zip(titles, vectors, strict=True)):
             subject.catalogue.put(Item(item_id=f"i{number}", title=title), vector)
-    events = []
-    for step in range(600):
+    events, asked = [], {}
+    for step in range(400):
         item = int(size * random.random() ** 3)
         vector = vectors[item] + 0.3 * random.standard_normal(D).astype(np.float32)
         vector /= np.linalg.norm(vector)
         query = " ".join(titles[item].split()[: random.integers(1, 4)])
+        vector = asked.setdefault(query, vector)
         profile = np.repeat(vectors[None, int(size * random.random() ** 3)] * np.float32(0.7), 3, axis=0)
         clicked = f"i{item}" if step % 2 else None
         events.append(Occasion(T + step * 1000, clicked, query, vector, (), profile))
