@@ -1,11 +1,13 @@
 """What is known about each event's candidates, where the catalogue is too large to look at all of it.
 
-Candidates are the items that the memory knows something of at this event, those whose vectors and those whose titles are nearest to it,
-and the popular ones. What they are depends on the event and on what came before it, never on the block that it is computed in.
+Candidates are the items that the memory knows something of at this event, those that text and title bring nearest to the query (or to
+the profile where there is none), and the popular ones. What they are depends on the event and on what came before it, never on the
+block that it is computed in.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,11 +20,14 @@ from stream.recommend.features import Occasion, mean_profiles, note_clicks
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.popular import Popular
 from stream.recommend.ranker import COVERAGE, FEATURES, POPULAR, PROFILE, TEXT, Floats
+from stream.recommend.titles import LookedUp
 from stream.recommend.vectors import Vector, on_grid
 from stream.settings import Recommend
 
-NEAREST = 128  # items by text and profile
+NEAREST = 128  # items by text, or by profile where there is no query
 TITLED = 64  # items by title
+BEST = 64  # of these by both: they are a query's candidates
+KEPT = 16_384  # queries whose candidates are kept until the catalogue changes
 ROUNDING = 1e-6  # an item that is above the average by less is not above it
 STEP = 64  # by which tables grow in width
 
@@ -49,6 +54,20 @@ class Table(NamedTuple):
     beyond: Floats | None
 
 
+class Found(NamedTuple):
+    """A query's candidates, as long as the catalogue does not change.
+
+    Attributes:
+        rows: of the catalogue, ascending.
+        coverage: of each.
+        looked_up: what the titles' index says of the query.
+    """
+
+    rows: NDArray[np.int64]
+    coverage: Vector
+    looked_up: LookedUp
+
+
 class Shortlist:
     """Notes what the memory says at the moment of each event, then computes the features of all candidates."""
 
@@ -60,6 +79,7 @@ class Shortlist:
         self._row_of = np.zeros(0, np.intp)  # of each item that the memory has a number for; -1 where there is none
         half_life = settings.popularity_half_life_days * DAY
         self._popular = Popular(catalogue, memory, half_life, settings.count + 1)
+        self._found: OrderedDict[tuple[str, bool], Found] = OrderedDict()
         self.begin()
 
     def begin(self) -> None:
@@ -69,6 +89,7 @@ class Shortlist:
             changes = catalogue.changes_since(self._version) if self._version >= 0 else None
             changes = None if changes is None else list(changes)
             self._popular.follow(changes)
+            self._found.clear()
             if changes is None or self._generation != self.memory.generation:
                 self._row_of = np.zeros(0, np.intp)
             else:
@@ -104,11 +125,12 @@ class Shortlist:
         if known:
             given = [occasion.profile for occasion in self._noted if occasion.profile is not None]
             profiles[known] = mean_profiles(given, self.settings)
-        both, reach = self._directions(texts, profiles)
+        sides = np.stack([on_grid(texts), on_grid(profiles)], axis=1)
+        found = self._by_query(large, sides[:, 0])
         lines, cells, masses = self._evidence()
         clicked = np.array([-1 if o.clicked is None else rows.get(o.clicked, -1) for o in self._noted], np.int64)
         keys = [lines // TEXT * height + cells]
-        keys += self._proposed(large, both, height)
+        keys += self._proposed(large, found, sides[:, 1], height)
         keys.append((np.arange(count) * height + clicked)[clicked >= 0])
         candidates, place = np.unique(np.concatenate(keys), return_inverse=True)
         features = np.zeros((len(FEATURES), len(candidates)))
@@ -116,19 +138,17 @@ class Shortlist:
         features[:TEXT] = np.bincount(clicks, masses, minlength=TEXT * len(candidates)).reshape(TEXT, -1)
         ends = np.searchsorted(candidates, np.arange(count + 1) * height)
         at = candidates % height
-        sides = np.stack([on_grid(texts), on_grid(profiles)], axis=1)
         mean_coverage = np.zeros(count)
-        for event, occasion in enumerate(self._noted):
+        for event in range(count):
             own = slice(ends[event], ends[event + 1])
             features[TEXT, own], features[PROFILE, own] = large.vectors.products(at[own], sides[event]).T
-            if occasion.query:
-                query = large.titles.look_up(occasion.query, TITLED)
-                features[COVERAGE, own] = large.titles.coverage(query, at[own])
-                mean_coverage[event] = query.mean_coverage
+            if (query := found[event]) is not None:
+                features[COVERAGE, own] = self._coverage(large, query, at[own])
+                mean_coverage[event] = query.looked_up.mean_coverage
             features[POPULAR, own] = self._popular.values(event, at[own])
         centre = on_grid(self.catalogue.centre)
         averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()]) + ROUNDING
-        beyond = self._beyond(large, both, reach, averages, features, ends)
+        beyond = self._beyond(large, texts, profiles, averages, features, ends)
         sizes = np.diff(ends)
         columns = np.where(clicked >= 0, np.searchsorted(candidates, np.arange(count) * height + clicked) - ends[:-1], -1)
         for width, events in _alike(sizes):
@@ -143,14 +163,42 @@ class Shortlist:
             stacked[list(vectors)] = list(vectors.values())
         return stacked
 
-    def _directions(self, texts: Vector, profiles: Vector) -> tuple[Floats, float]:
-        """Return vectors (events, d) on the grid, and by what their products have to be multiplied.
+    def _by_query(self, large: Large, texts: Floats) -> list[Found | None]:
+        """Return the candidates of each event's query; None where there is none."""
+        keys = [(o.query, o.query_vector is not None) if o.query else None for o in self._noted]
+        new = [event for event, key in enumerate(keys) if key is not None and key not in self._found]
+        new = list({keys[event]: event for event in reversed(new)}.values())  # the first event of each
+        if new:
+            near = large.vectors.nearest(texts[new], NEAREST)
+            for event, rows in zip(new, near, strict=True):
+                query, has_vector = key = keys[event] or ("", False)  # none of the new ones is None
+                self._found[key] = self._search(large, query, texts[event], rows[rows >= 0] if has_vector else rows[:0])
+        found = [None if key is None else self._found[key] for key in keys]
+        for key in keys:
+            if key is not None:
+                self._found.move_to_end(key)
+        while len(self._found) > KEPT:
+            self._found.popitem(last=False)
+        return found
 
-        The result is what text and profile add to an item's log-odds, so that one search finds the best by both.
-        """
-        text, profile = self.settings.text_weight, self.settings.profile_weight
-        reach = abs(text) + abs(profile) or 1.0
-        return on_grid(texts * np.float64(text / reach) + profiles * np.float64(profile / reach)), reach
+    def _search(self, large: Large, query: str, text: Floats, near: NDArray[np.int64]) -> Found:
+        looked_up = large.titles.look_up(query, TITLED)
+        rows = np.union1d(near, looked_up.rows)
+        coverage = large.titles.coverage(looked_up, rows)
+        log_odds = self.settings.text_weight * large.vectors.products(rows, text[None])[:, 0]
+        log_odds += self.settings.coverage_weight * coverage
+        best = np.sort(np.argsort(-log_odds, kind="stable")[:BEST])
+        return Found(rows[best], coverage[best], looked_up)
+
+    def _coverage(self, large: Large, query: Found, rows: NDArray[np.int64]) -> Vector:
+        """Return the coverage of an event's candidates, among which are those of its query."""
+        coverage = np.empty(len(rows), np.float32)
+        others = np.ones(len(rows), np.bool_)
+        known = np.searchsorted(rows, query.rows)
+        coverage[known] = query.coverage
+        others[known] = False
+        coverage[others] = large.titles.coverage(query.looked_up, rows[others])
+        return coverage
 
     def _evidence(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """Return line, row and mass of each click that the memory told of and whose item is in the catalogue."""
@@ -162,19 +210,19 @@ class Shortlist:
         there = cells >= 0
         return lines[there], cells[there], masses[there]
 
-    def _proposed(self, large: Large, both: Floats, height: int) -> Iterator[NDArray[np.int64]]:
-        """Yield event · height + row of what is near to the events, and of what is popular."""
-        near = large.vectors.nearest(both, NEAREST)
-        nothing = ~both.any(axis=1)
-        near[nothing] = -1  # near to nothing in particular
-        yield (np.arange(len(near))[:, None] * height + near)[near >= 0]
-        for event, occasion in enumerate(self._noted):
+    def _proposed(self, large: Large, found: list[Found | None], profiles: Floats, height: int) -> Iterator[NDArray[np.int64]]:
+        """Yield event · height + row of what is near to queries and profiles, and of what is popular."""
+        alone = [event for event, query in enumerate(found) if query is None and profiles[event].any()]
+        if alone:
+            near = large.vectors.nearest(profiles[alone], NEAREST)
+            yield (np.array(alone)[:, None] * height + near)[near >= 0]
+        for event, query in enumerate(found):
             yield event * height + self._popular.rows(event)
-            if occasion.query:
-                yield event * height + large.titles.look_up(occasion.query, TITLED).rows
+            if query is not None:
+                yield event * height + query.rows
 
     def _beyond(
-        self, large: Large, both: Floats, reach: float, averages: Floats, features: Floats, ends: NDArray[np.intp]
+        self, large: Large, texts: Vector, profiles: Vector, averages: Floats, features: Floats, ends: NDArray[np.intp]
     ) -> Floats:
         """Estimate what the items that are no candidates have of the prior: (events,), as `Ranker.rank` takes it.
 
@@ -182,7 +230,9 @@ class Shortlist:
         """
         settings, sizes = self.settings, np.diff(ends)
         others = len(self.catalogue) - sizes
-        log_odds = (both @ large.vectors.sample.T) * reach
+        weights = abs(settings.text_weight) + abs(settings.profile_weight) or 1.0
+        text, profile = settings.text_weight / weights, settings.profile_weight / weights
+        log_odds = (on_grid(texts * np.float64(text) + profiles * np.float64(profile)) @ large.vectors.sample.T) * weights
         highest = log_odds.max(axis=1)
         typical = np.log(np.exp(log_odds - highest[:, None]).mean(axis=1)) + highest + settings.coverage_weight * averages[1]
         popular = averages[3] * len(self.catalogue) - np.add.reduceat(features[POPULAR], ends[:-1])

@@ -6,7 +6,6 @@ What is read for a text is bounded: an n-gram of very many titles tells little, 
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +18,6 @@ Number = TypeVar("Number", np.int32, np.int64)
 
 COMMON = 1024  # titles; which ones have an n-gram of more is not kept
 READ = 4096  # entries that are looked up for a text, beginning with the rarest n-gram
-KEPT = 16_384  # texts of which it is kept what was looked up, until the catalogue changes
 
 
 class LookedUp(NamedTuple):
@@ -52,7 +50,6 @@ class Titles:
         self._start = np.zeros(0, np.int64)  # of each row: where in the pool
         self._size = np.zeros(0, np.int64)
         self._count = 0
-        self._found: OrderedDict[str, LookedUp] = OrderedDict()
 
     def put(self, row: int, title: str) -> None:
         """Store the title of a row that has none."""
@@ -74,7 +71,6 @@ class Titles:
                     self._postings[number] = None
         self._used += len(grams)
         self._count += 1
-        self._found.clear()
 
     def remove(self, row: int) -> None:
         """Forget a row's title."""
@@ -87,21 +83,13 @@ class Titles:
         self._unused += size
         self._size[row] = 0
         self._count -= 1
-        self._found.clear()
 
     def look_up(self, text: str, count: int) -> LookedUp:
         """Return what the index says of a text, with at most `count` rows; the lower row first where equal."""
-        found = self._found.get(text)
-        if found is not None:
-            self._found.move_to_end(text)
-            return found
         grams = ngrams(normalise(text))
         known = sorted(number for gram in grams if (number := self._numbers.get(gram)) is not None)
         mean = sum(self._titles[number] for number in known) / max(1, len(grams) * self._count)
-        found = self._found[text] = LookedUp(np.array(known, np.int64), len(grams), mean, self._search(known, count))
-        if len(self._found) > KEPT:
-            self._found.popitem(last=False)
-        return found
+        return LookedUp(np.array(known, np.int64), len(grams), mean, self._search(known, count))
 
     def _search(self, grams: list[int], count: int) -> Rows:
         """Return the rows that share most of the rarer n-grams."""
