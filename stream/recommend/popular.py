@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.memory import Memory
 
-LEADERS = 32  # of the most popular, at least
+LEADERS = 16  # of the most popular, at least
 FADES = 64  # half-lives after which the unit of the popularity is renewed
 
 Floats = NDArray[np.float64]

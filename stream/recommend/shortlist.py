@@ -171,8 +171,9 @@ class Shortlist:
         if new:
             near = large.vectors.nearest(texts[new], NEAREST)
             for event, rows in zip(new, near, strict=True):
-                query, has_vector = key = keys[event] or ("", False)  # none of the new ones is None
-                self._found[key] = self._search(large, query, texts[event], rows[rows >= 0] if has_vector else rows[:0])
+                key = keys[event]
+                assert key is not None
+                self._found[key] = self._search(large, key[0], texts[event], rows[rows >= 0] if key[1] else rows[:0])
         found = [None if key is None else self._found[key] for key in keys]
         for key in keys:
             if key is not None:

@@ -17,7 +17,7 @@ Rows = NDArray[np.int64]
 Number = TypeVar("Number", np.int32, np.int64)
 
 COMMON = 1024  # titles; which ones have an n-gram of more is not kept
-READ = 4096  # entries that are looked up for a text, beginning with the rarest n-gram
+READ = 2048  # entries that are looked up for a text, beginning with the rarest n-gram
 
 
 class LookedUp(NamedTuple):
@@ -59,10 +59,10 @@ class Titles:
         if self._used + len(grams) > len(self._pool):
             self._pool = self._repacked() if 2 * self._unused > self._used else self._pool
             self._pool = _longer(self._pool, self._used + len(grams))
+        numbers = [self._number(gram) for gram in grams]
         self._start[row], self._size[row] = self._used, len(grams)
-        for at, gram in enumerate(grams, start=self._used):
-            number = self._number(gram)
-            self._pool[at] = number
+        self._pool[self._used : self._used + len(grams)] = numbers
+        for number in numbers:
             self._titles[number] += 1
             posting = self._postings[number]
             if posting is not None:

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -63,15 +64,16 @@ class Shop:
         self.department = random.integers(0, len(departments), kinds)
         common = directions(random, 1)
         self.kinds = unit(0.5 * common + departments[self.department] + directions(random, kinds)).astype(np.float32)
-        self.words = [[word(random) for _ in range(3)] for _ in range(kinds)]
-        self.brands = [word(random) for _ in range(50 + kinds // 5)]
         self.kind = random.integers(0, kinds, size)
-        self.titles = [self._title(random, kind) for kind in self.kind.tolist()]
+        letters = Random(size)
+        self.words = [[word(letters) for _ in range(3)] for _ in range(kinds)]
+        self.brands = [word(letters) for _ in range(50 + kinds // 5)]
+        self.titles = [self._title(letters, kind) for kind in self.kind.tolist()]
 
-    def _title(self, random: np.random.Generator, kind: int) -> str:
+    def _title(self, random: Random, kind: int) -> str:
         words = self.words[kind]
         brand = self.brands[int(len(self.brands) * random.random() ** 2)]
-        return f"{brand} {words[0]} {words[random.integers(1, 3)]} {word(random)} {random.integers(1, 1000)}"
+        return f"{brand} {words[0]} {random.choice(words[1:])} {word(random)} {random.randrange(1, 1000)}"
 
     def vectors(self, first: int) -> np.ndarray:
         """Those of the items from `first` on, `CHUNK` of them."""
@@ -245,8 +247,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def word(random: np.random.Generator) -> str:
-    return "".join(SYLLABLES[int(random.integers(0, len(SYLLABLES)))] for _ in range(int(random.integers(2, 4))))
+def word(random: Random) -> str:
+    return "".join(random.choices(SYLLABLES, k=random.choice((2, 3))))
 
 
 def main() -> None:
