@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from stream.recommend.catalogue import Catalogue
 from stream.settings import Settings
 from stream.state import UserState
@@ -22,9 +20,7 @@ def describe(user_id: str, user: UserState, catalogue: Catalogue, settings: Sett
     for scale, half_life in enumerate(settings.profile.half_lives_days):
         nearest: list[str] = []
         if means is not None and len(catalogue):
-            similar = np.where(catalogue.live, catalogue.similarities(means[scale]), -np.inf)
-            best = np.argsort(-similar, kind="stable")[: min(NEAREST, len(catalogue))]
-            nearest = [catalogue.titles[row] for row in best.tolist()]
+            nearest = [catalogue.titles[row] for row in catalogue.nearest(means[scale], NEAREST)]
         interests.append({"half_life_days": half_life, "nearest": nearest})
     evidence = [
         {

@@ -49,7 +49,7 @@ class Knowledge:
     def __init__(self, settings: Settings, encoder: Encoder) -> None:
         self.settings = settings
         self.encoder = encoder
-        self.catalogue = Catalogue(encoder.dimension)
+        self.catalogue = Catalogue(encoder.dimension, settings.recommend.exact_items)
         self._rejects: list[Output] = []  # not published yet
         self._judged: dict[int, int] = {}  # by partition: rejects before these offsets are in the dead letters already
         self._begin()

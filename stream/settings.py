@@ -115,6 +115,9 @@ class Recommend(Group):
     previous_clicks: Annotated[int, Field(ge=0)] = 3  # of the user, that the next one is learned to follow
     neighbours: Annotated[int, Field(ge=1)] = 16  # similar queries that are asked
     neighbour_sharpness: Annotated[float, Field(gt=0)] = 10.0
+    exact_items: Annotated[int, Field(ge=0)] = (
+        1500  # up to so many, every answer scores them all; beyond, those that an index proposes
+    )
 
     # The ranker's weights: stream/recommend/ranker.py has the formula.
     text_weight: float = 8.0

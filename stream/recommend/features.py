@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stream.recommend.catalogue import Catalogue, Vector
+from stream.recommend.catalogue import Catalogue
 from stream.recommend.clicks import Evidence
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.ngrams import normalise
 from stream.recommend.ranker import COVERAGE, FEATURES, FOLLOWED, POPULAR, PROFILE, QUERY, SIMILAR, TEXT, Floats
+from stream.recommend.vectors import Vector
 from stream.settings import Recommend
 
 KEPT_VALUES = 4_000_000  # of text features of queries: 16 MB
@@ -45,6 +45,35 @@ class Occasion(NamedTuple):
     answer: bool = True
 
 
+def note_clicks(clicks: Evidence, event: int, occasion: Occasion, memory: Memory, previous_clicks: int) -> None:
+    """Take down what the memory says now, under the lines from `event` · TEXT on."""
+    time, line = occasion.time, TEXT * event
+    if occasion.query and (name := normalise(occasion.query)):
+        clicks.add(line + QUERY, memory.after_query(name, time))
+        clicks.add(line + SIMILAR, memory.after_similar_queries(name, time))
+    if occasion.clicked is not None:
+        recent = (occasion.clicked, *occasion.previous)[:previous_clicks]
+        clicks.add(line + FOLLOWED, memory.after_items(recent, time))
+
+
+def mean_profiles(profiles: Sequence[Vector], settings: Recommend) -> Vector:
+    """Return the mean of each profile (K, d) over its time scales, each with its share: (profiles, d).
+
+    Raises:
+        ValueError: the settings have shares for another number of time scales.
+    """
+    stacked = np.stack(profiles)
+    scales = stacked.shape[1]
+    given = np.array(settings.profile_shares or [1.0] * scales)
+    if len(given) != scales or given.sum() <= 0.0:
+        raise ValueError(f"recommend.profile_shares: {scales} are needed, not all 0, as there are profile.half_lives_days")
+    shares = (given / given.sum()).astype(np.float32)
+    mean: Vector = shares[0] * stacked[:, 0]
+    for scale in range(1, scales):  # one after the other, for each event alike
+        mean += shares[scale] * stacked[:, scale]
+    return mean
+
+
 class Features:
     """Notes what the memory says at the moment of each event, then computes the features of all of them in one pass."""
 
@@ -72,15 +101,9 @@ class Features:
 
     def note(self, occasion: Occasion) -> None:
         """Take down what the memory says now."""
-        time, memory, line = occasion.time, self.memory, TEXT * len(self._profiles)
-        if occasion.query and (name := normalise(occasion.query)):
-            self._clicks.add(line + QUERY, memory.after_query(name, time))
-            self._clicks.add(line + SIMILAR, memory.after_similar_queries(name, time))
-        if occasion.clicked is not None:
-            recent = (occasion.clicked, *occasion.previous)[: self.settings.previous_clicks]
-            self._clicks.add(line + FOLLOWED, memory.after_items(recent, time))
+        note_clicks(self._clicks, len(self._profiles), occasion, self.memory, self.settings.previous_clicks)
         self._texts.note(occasion.query, occasion.query_vector)
-        self._popularity.note(time)
+        self._popularity.note(occasion.time)
         self._profiles.append(occasion.profile)
 
     def table(self) -> Floats:
@@ -113,19 +136,7 @@ class Features:
         events = [event for event, profile in enumerate(self._profiles) if profile is not None]
         profiles = [profile for profile in self._profiles if profile is not None]
         if profiles:
-            stacked = np.stack(profiles)
-            shares = self._shares(stacked.shape[1])
-            mean = shares[0] * stacked[:, 0]
-            for scale in range(1, len(shares)):  # one after the other, for each event alike
-                mean += shares[scale] * stacked[:, scale]
-            table[PROFILE, events] = self.catalogue.similarities(mean)
-
-    def _shares(self, scales: int) -> NDArray[np.float32]:
-        shares = np.array(self.settings.profile_shares or [1.0] * scales)
-        if len(shares) != scales or shares.sum() <= 0.0:
-            raise ValueError(f"recommend.profile_shares: {scales} are needed, not all 0, as there are profile.half_lives_days")
-        normed: NDArray[np.float32] = (shares / shares.sum()).astype(np.float32)
-        return normed
+            table[PROFILE, events] = self.catalogue.similarities(mean_profiles(profiles, self.settings))
 
 
 class _Texts:

@@ -187,6 +187,14 @@ class Memory:
         for changed in self._changed.values():
             changed.clear()
 
+    def number(self, item_id: str) -> int | None:
+        """Return the number by which clicks name an item; None where none does."""
+        return self._numbers.get(item_id)
+
+    def popular_items(self) -> Iterable[str]:
+        """Return all items whose popularity is known."""
+        return self._clicks[POPULAR].keys()
+
     def popularity(self, item_id: str, time: int) -> float:
         """Return an item's clicks, decayed to `time` (ms)."""
         clicks = self._clicks[POPULAR].get(item_id)

@@ -38,7 +38,7 @@ class Ranking(NamedTuple):
     """The probability of every row at each event, and where it came from.
 
     Attributes:
-        probabilities: (events, rows), sum 1 each; zero where nothing can be recommended.
+        probabilities: (events, rows), sum 1 each, with those beyond the rows; zero where nothing can be recommended.
         prior: (events, rows), the first line of the formula.
         worth: (4, events), what a unit of query, similar-queries, followed-item and prior adds to the probability.
 
@@ -73,29 +73,42 @@ class Ranker:
         self.settings = settings
         self.log_odds = np.array([settings.text_weight, settings.coverage_weight, settings.profile_weight])
 
-    def rank(self, features: Floats, live: NDArray[np.bool_], after_click: NDArray[np.bool_], clicked: Rows) -> Ranking:
+    def rank(
+        self,
+        features: Floats,
+        live: NDArray[np.bool_],
+        after_click: NDArray[np.bool_],
+        clicked: Rows,
+        beyond: Floats | None = None,
+    ) -> Ranking:
         """Return the probability of each row.
 
         Args:
             features: (len(FEATURES), events, rows), finite; the clicks (query, similar-queries, followed-item, popular)
                 are not negative, and zero where `live` is false. What `repeat` scales down is scaled down in place.
-            live: (rows,), which rows hold an item; at least one does.
+            live: (rows,) or (events, rows), which rows hold an item; at least one does.
             after_click: (events,), whether it is a click that is answered: the last line of the formula.
             clicked: (events,), the row of the item clicked just now; -1 where there is none in the catalogue.
+            beyond: (events,), the logarithm of the right side of the prior, summed over the items that are not among the rows;
+                none are if not given.
 
         """
         s = self.settings
         log_odds = s.text_weight * features[TEXT]
         log_odds += s.coverage_weight * features[COVERAGE]
         log_odds += s.profile_weight * features[PROFILE]
-        log_odds -= log_odds.max(axis=1, keepdims=True)
+        highest = log_odds.max(axis=1, keepdims=True)
+        log_odds -= highest
         prior = np.exp(log_odds, out=log_odds)
         prior *= features[POPULAR] + s.popular_prior
         prior *= live
         query_total, similar_total, followed_total = features[:TEXT].sum(axis=2)
         asked = s.query_prior / (query_total + s.query_prior)
         similar = asked / (similar_total + s.similar_prior)
-        worth = np.stack([asked / s.query_prior, similar, np.zeros_like(asked), similar * s.similar_prior / prior.sum(axis=1)])
+        prior_total = prior.sum(axis=1)
+        if beyond is not None:
+            prior_total += np.exp(beyond - highest[:, 0])
+        worth = np.stack([asked / s.query_prior, similar, np.zeros_like(asked), similar * s.similar_prior / prior_total])
         again = np.flatnonzero(after_click & (clicked >= 0))
         if len(again):
             here = clicked[again]
@@ -168,7 +181,7 @@ def best_rows(probabilities: Floats, live: NDArray[np.bool_], count: int) -> tup
 
     Args:
         probabilities: (events, rows), not negative; zero where `live` is false.
-        live: (rows,).
+        live: (rows,) or (events, rows).
         count: how many at most.
 
     Returns:

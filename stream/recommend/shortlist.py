@@ -1,0 +1,248 @@
+"""What is known about each event's candidates, where the catalogue is too large to look at all of it.
+
+Candidates are the items that the memory knows something of at this event, those that text and title bring nearest to the query (or to
+the profile where there is none), and the popular ones. What they are depends on the event and on what came before it, never on the
+block that it is computed in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.recommend.catalogue import Catalogue, Large
+from stream.recommend.clicks import Evidence
+from stream.recommend.features import Occasion, mean_profiles, note_clicks
+from stream.recommend.memory import DAY, Memory
+from stream.recommend.popular import Popular
+from stream.recommend.ranker import COVERAGE, FEATURES, POPULAR, PROFILE, TEXT, Floats
+from stream.recommend.titles import LookedUp
+from stream.recommend.vectors import Vector, on_grid
+from stream.settings import Recommend
+
+NEAREST = 128  # items by text, or by profile where there is no query
+TITLED = 64  # items by title
+BEST = 64  # of these by both: they are a query's candidates
+KEPT = 16_384  # queries whose candidates are kept until the catalogue changes
+ROUNDING = 1e-6  # an item that is above the average by less is not above it
+STEP = 64  # by which tables grow in width
+
+
+class Table(NamedTuple):
+    """The features of some events' candidates; those of one event lie in the order of the catalogue's rows.
+
+    Attributes:
+        events: (n,), which ones.
+        rows: (n, columns), of the catalogue.
+        features: (len(FEATURES), n, columns).
+        live: (n, columns), whether there is an item: the others fill up.
+        averages: (4, n), text, coverage, profile and popular on average of the whole catalogue.
+        clicked: (n,), the column of the item clicked just now; −1 where there is none.
+        beyond: (n,), what all other items have of the prior, as `Ranker.rank` takes it; None where there are no others.
+    """
+
+    events: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    features: Floats
+    live: NDArray[np.bool_]
+    averages: Floats
+    clicked: NDArray[np.intp]
+    beyond: Floats | None
+
+
+class Found(NamedTuple):
+    """A query's candidates, as long as the catalogue does not change.
+
+    Attributes:
+        rows: of the catalogue, ascending.
+        coverage: of each.
+        looked_up: what the titles' index says of the query.
+    """
+
+    rows: NDArray[np.int64]
+    coverage: Vector
+    looked_up: LookedUp
+
+
+class Shortlist:
+    """Notes what the memory says at the moment of each event, then computes the features of all candidates."""
+
+    def __init__(self, catalogue: Catalogue, memory: Memory, settings: Recommend) -> None:
+        self.catalogue = catalogue
+        self.memory = memory
+        self.settings = settings
+        self._version = self._generation = -1
+        self._row_of = np.zeros(0, np.intp)  # of each item that the memory has a number for; -1 where there is none
+        half_life = settings.popularity_half_life_days * DAY
+        self._popular = Popular(catalogue, memory, half_life, settings.count + 1)
+        self._found: OrderedDict[tuple[str, bool], Found] = OrderedDict()
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a new block."""
+        catalogue = self.catalogue
+        if self._version != catalogue.version or self._generation != self.memory.generation:
+            changes = catalogue.changes_since(self._version) if self._version >= 0 else None
+            changes = None if changes is None else list(changes)
+            self._popular.follow(changes)
+            self._found.clear()
+            if changes is None or self._generation != self.memory.generation:
+                self._row_of = np.zeros(0, np.intp)
+            else:
+                self._follow(changes)
+            self._version, self._generation = catalogue.version, self.memory.generation
+        self._clicks = Evidence()
+        self._noted: list[Occasion] = []
+        self._popular.begin()
+
+    def _follow(self, changes: Iterable[tuple[str, int]]) -> None:
+        for item_id, _ in changes:
+            number = self.memory.number(item_id)
+            if number is not None and number < len(self._row_of):
+                self._row_of[number] = self.catalogue.rows.get(item_id, -1)
+
+    def note(self, occasion: Occasion) -> None:
+        """Take down what the memory says now."""
+        note_clicks(self._clicks, len(self._noted), occasion, self.memory, self.settings.previous_clicks)
+        self._popular.note(occasion.time)
+        self._noted.append(occasion)
+
+    def tables(self) -> Iterator[Table]:
+        """Yield the tables of all noted events: those with about as many candidates together.
+
+        How many columns a table has depends on each of its events alone, and so do the last bits of sums over them.
+        """
+        large, rows = self.catalogue.large, self.catalogue.rows
+        assert large is not None
+        count, height = len(self._noted), len(self.catalogue.ids)
+        texts = self._stacked({event: o.query_vector for event, o in enumerate(self._noted) if o.query_vector is not None})
+        known = [event for event, occasion in enumerate(self._noted) if occasion.profile is not None]
+        profiles = np.zeros_like(texts)
+        if known:
+            given = [occasion.profile for occasion in self._noted if occasion.profile is not None]
+            profiles[known] = mean_profiles(given, self.settings)
+        sides = np.stack([on_grid(texts), on_grid(profiles)], axis=1)
+        found = self._by_query(large, sides[:, 0])
+        lines, cells, masses = self._evidence()
+        clicked = np.array([-1 if o.clicked is None else rows.get(o.clicked, -1) for o in self._noted], np.int64)
+        keys = [lines // TEXT * height + cells]
+        keys += self._proposed(large, found, sides[:, 1], height)
+        keys.append((np.arange(count) * height + clicked)[clicked >= 0])
+        candidates, place = np.unique(np.concatenate(keys), return_inverse=True)
+        features = np.zeros((len(FEATURES), len(candidates)))
+        clicks = lines % TEXT * len(candidates) + place[: len(lines)]
+        features[:TEXT] = np.bincount(clicks, masses, minlength=TEXT * len(candidates)).reshape(TEXT, -1)
+        ends = np.searchsorted(candidates, np.arange(count + 1) * height)
+        at = candidates % height
+        mean_coverage = np.zeros(count)
+        for event in range(count):
+            own = slice(ends[event], ends[event + 1])
+            features[TEXT, own], features[PROFILE, own] = large.vectors.products(at[own], sides[event]).T
+            if (query := found[event]) is not None:
+                features[COVERAGE, own] = self._coverage(large, query, at[own])
+                mean_coverage[event] = query.looked_up.mean_coverage
+            features[POPULAR, own] = self._popular.values(event, at[own])
+        centre = on_grid(self.catalogue.centre)
+        averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()]) + ROUNDING
+        beyond = self._beyond(large, texts, profiles, averages, features, ends)
+        sizes = np.diff(ends)
+        columns = np.where(clicked >= 0, np.searchsorted(candidates, np.arange(count) * height + clicked) - ends[:-1], -1)
+        for width, events in _alike(sizes):
+            inside = np.arange(width) < sizes[events, None]
+            cell = np.where(inside, ends[events, None] + np.arange(width), 0)
+            table = features[:, cell] * inside
+            yield Table(events, at[cell], table, inside, averages[:, events], columns[events], beyond[events])
+
+    def _stacked(self, vectors: dict[int, Vector]) -> Vector:
+        stacked = np.zeros((len(self._noted), self.catalogue.dimension), np.float32)
+        if vectors:
+            stacked[list(vectors)] = list(vectors.values())
+        return stacked
+
+    def _by_query(self, large: Large, texts: Floats) -> list[Found | None]:
+        """Return the candidates of each event's query; None where there is none."""
+        keys = [(o.query, o.query_vector is not None) if o.query else None for o in self._noted]
+        new = [event for event, key in enumerate(keys) if key is not None and key not in self._found]
+        new = list({keys[event]: event for event in reversed(new)}.values())  # the first event of each
+        if new:
+            near = large.vectors.nearest(texts[new], NEAREST)
+            for event, rows in zip(new, near, strict=True):
+                key = keys[event]
+                assert key is not None
+                self._found[key] = self._search(large, key[0], texts[event], rows[rows >= 0] if key[1] else rows[:0])
+        found = [None if key is None else self._found[key] for key in keys]
+        for key in keys:
+            if key is not None:
+                self._found.move_to_end(key)
+        while len(self._found) > KEPT:
+            self._found.popitem(last=False)
+        return found
+
+    def _search(self, large: Large, query: str, text: Floats, near: NDArray[np.int64]) -> Found:
+        looked_up = large.titles.look_up(query, TITLED)
+        rows = np.union1d(near, looked_up.rows)
+        coverage = large.titles.coverage(looked_up, rows)
+        log_odds = self.settings.text_weight * large.vectors.products(rows, text[None])[:, 0]
+        log_odds += self.settings.coverage_weight * coverage
+        best = np.sort(np.argsort(-log_odds, kind="stable")[:BEST])
+        return Found(rows[best], coverage[best], looked_up)
+
+    def _coverage(self, large: Large, query: Found, rows: NDArray[np.int64]) -> Vector:
+        """Return the coverage of an event's candidates, among which are those of its query."""
+        coverage = np.empty(len(rows), np.float32)
+        others = np.ones(len(rows), np.bool_)
+        known = np.searchsorted(rows, query.rows)
+        coverage[known] = query.coverage
+        others[known] = False
+        coverage[others] = large.titles.coverage(query.looked_up, rows[others])
+        return coverage
+
+    def _evidence(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """Return line, row and mass of each click that the memory told of and whose item is in the catalogue."""
+        row, new = self.catalogue.rows.get, self.memory.item_ids[len(self._row_of) :]
+        if new:
+            self._row_of = np.concatenate([self._row_of, np.array([row(item, -1) for item in new], np.intp)])
+        lines, numbers, masses = self._clicks.flat()
+        cells = self._row_of[numbers]
+        there = cells >= 0
+        return lines[there], cells[there], masses[there]
+
+    def _proposed(self, large: Large, found: list[Found | None], profiles: Floats, height: int) -> Iterator[NDArray[np.int64]]:
+        """Yield event · height + row of what is near to queries and profiles, and of what is popular."""
+        alone = [event for event, query in enumerate(found) if query is None and profiles[event].any()]
+        if alone:
+            near = large.vectors.nearest(profiles[alone], NEAREST)
+            yield (np.array(alone)[:, None] * height + near)[near >= 0]
+        for event, query in enumerate(found):
+            yield event * height + self._popular.rows(event)
+            if query is not None:
+                yield event * height + query.rows
+
+    def _beyond(
+        self, large: Large, texts: Vector, profiles: Vector, averages: Floats, features: Floats, ends: NDArray[np.intp]
+    ) -> Floats:
+        """Estimate what the items that are no candidates have of the prior: (events,), as `Ranker.rank` takes it.
+
+        Their number and their popularity are known; what texts and profiles add is taken from a sample of the catalogue.
+        """
+        settings, sizes = self.settings, np.diff(ends)
+        others = len(self.catalogue) - sizes
+        weights = abs(settings.text_weight) + abs(settings.profile_weight) or 1.0
+        text, profile = settings.text_weight / weights, settings.profile_weight / weights
+        log_odds = (on_grid(texts * np.float64(text) + profiles * np.float64(profile)) @ large.vectors.sample.T) * weights
+        highest = log_odds.max(axis=1)
+        typical = np.log(np.exp(log_odds - highest[:, None]).mean(axis=1)) + highest + settings.coverage_weight * averages[1]
+        popular = averages[3] * len(self.catalogue) - np.add.reduceat(features[POPULAR], ends[:-1])
+        mass = others * settings.popular_prior + np.maximum(popular, 0.0) * (others > 0)
+        return np.where(mass > 0.0, typical + np.log(np.maximum(mass, 1e-300)), -np.inf)
+
+
+def _alike(sizes: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield widths and the events that are laid out in so many columns."""
+    widths = -(-sizes // STEP) * STEP
+    for width in np.unique(widths).tolist():
+        yield width, np.flatnonzero(widths == width)

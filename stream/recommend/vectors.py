@@ -1,0 +1,169 @@
+"""The vectors of a large catalogue: 16 bits a number, and an index that finds the nearest without looking at all of them.
+
+Up to `recommend.exact_items` nothing here is used. The index is faiss' inverted file with 8-bit codes: vectors lie in lists, each
+around a centroid, and a search reads the lists whose centroids are nearest. It only proposes; what it proposes is compared by the
+16-bit vectors. Products with these and with centroids are exact (see `on_grid`), so that a result depends on the query and on the
+catalogue's history alone: not on what is searched for with it, nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+GRID = 2.0**-25  # finer than float32 is at 0.5; products are multiples of 2⁻⁵⁰, and with sums below 4 fit the 53 bits of float64
+UNIT = 2.0**-15  # of a stored number: the cosine of two texts is off by some 10⁻⁵
+LEAST_IN_LIST = 39  # vectors a centroid is trained from at least, as faiss asks for
+MOST_IN_LIST = 48
+ROUNDS = 8  # of k-means: more find no more
+PROBES = 3  # lists that a search reads
+SAMPLED = 256  # vectors that stand for all in estimates of a sum
+CHUNK = 8192  # vectors that are put into lists at a time
+
+
+def on_grid(vectors: Vector | Floats) -> Floats:
+    """Round to multiples of `GRID`: sums of products of such numbers are exact in float64, in any order."""
+    rounded: Floats = np.rint(vectors * np.float64(1.0 / GRID)) * GRID
+    return rounded
+
+
+class LargeVectors:
+    """Vectors by row.
+
+    The index is trained from the vectors that are there when their number reaches `first`, and again whenever it has doubled: a
+    matter of what was put and removed, in which order, and of nothing else.
+
+    Attributes:
+        sample: (SAMPLED, d) at most: vectors that stood for all of them when the index was trained last.
+    """
+
+    def __init__(self, dimension: int, first: int) -> None:
+        self.dimension = dimension
+        self.sample: Floats = np.zeros((0, dimension))
+        self._codes = np.zeros((0, dimension), np.int16)
+        self._live = np.zeros(0, np.bool_)
+        self._listed = np.zeros(0, np.bool_)  # whether the index knows the row
+        self._changed: set[int] = set()  # rows that the index knows nothing of, or something old
+        self._sum = np.zeros(dimension, np.int64)
+        self._count = 0
+        self._train_at = max(1, first)
+        self._lock = threading.Lock()  # the web server asks too
+
+    def put(self, row: int, vector: Vector) -> None:
+        """Store a vector (d,) of at most unit length."""
+        with self._lock:
+            if row >= len(self._codes):
+                self._grow(row + 1)
+            if self._live[row]:
+                self._sum -= self._codes[row]
+            else:
+                self._live[row] = True
+                self._count += 1
+            self._codes[row] = np.clip(np.rint(vector / UNIT), -32767, 32767)
+            self._sum += self._codes[row]
+            self._changed.add(row)
+            if self._count >= self._train_at:
+                self._train_at = 2 * self._count
+                self._train()
+
+    def remove(self, row: int) -> None:
+        """Forget a row's vector."""
+        with self._lock:
+            self._live[row] = False
+            self._count -= 1
+            self._sum -= self._codes[row]
+            self._changed.add(row)
+
+    def vector(self, row: int) -> Vector:
+        """Return a row's vector (d,)."""
+        vector: Vector = self._codes[row] * np.float32(UNIT)
+        return vector
+
+    def centre(self) -> Vector:
+        """Return the mean of all vectors (d,)."""
+        mean: Vector = (self._sum * (UNIT / max(1, self._count))).astype(np.float32)
+        return mean
+
+    def products(self, rows: Rows, vectors: Floats) -> Vector:
+        """Return the products of some rows' vectors with others, (rows, n).
+
+        Args:
+            rows: which.
+            vectors: (n, d), on the grid and no longer than 2.
+        """
+        product: Vector = ((self._codes.take(rows, axis=0).astype(np.float64) @ vectors.T) * UNIT).astype(np.float32)
+        return product
+
+    def nearest(self, vectors: Floats, count: int) -> Rows:
+        """Return about the `count` rows whose product with each vector is greatest, (n, count); −1 where there are fewer.
+
+        Args:
+            vectors: (n, d), on the grid and no longer than 2.
+            count: at most.
+        """
+        with self._lock:
+            faiss.omp_set_num_threads(1)  # holds for the calling thread only; a second one takes longer to wake up than a search
+            self._bring_up_to_date()
+            near = vectors @ self._centroids.T
+            probes = self._index.nprobe
+            lists = np.argpartition(-near, probes - 1, axis=1)[:, :probes].astype(np.int64)
+            distances = np.take_along_axis(near, lists, axis=1).astype(np.float32)
+            rows: Rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, distances)[1]
+            return rows
+
+    def _grow(self, rows: int) -> None:
+        room = max(rows, len(self._codes) + len(self._codes) // 2)
+        for name in ("_codes", "_live", "_listed"):
+            before = getattr(self, name)
+            after = np.zeros((room, *before.shape[1:]), before.dtype)  # pages that nothing is written to take no memory
+            after[: len(before)] = before
+            setattr(self, name, after)
+
+    def _train(self) -> None:
+        """Make the index anew. Its lists are filled when somebody searches."""
+        lists = 1 << max(0, min(round(np.log2(2.0 * np.sqrt(self._count))), int(np.log2(self._count / LEAST_IN_LIST))))
+        live = np.flatnonzero(self._live)
+        self.sample = self._codes[_spread(live, SAMPLED)].astype(np.float64) * UNIT
+        quantizer = faiss.IndexFlatIP(self.dimension)
+        index = faiss.IndexIVFScalarQuantizer(
+            quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+        )
+        index.cp.niter = ROUNDS
+        index.cp.min_points_per_centroid = 1  # below 39, the default, it only prints a warning
+        faiss.omp_set_num_threads(1)  # the last bits of centroids depend on it
+        index.train(self._codes[_spread(live, MOST_IN_LIST * lists)] * np.float32(UNIT))
+        index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes a row without reading all lists
+        index.nprobe = min(PROBES, lists)
+        self._index = index
+        self._centroids = on_grid(quantizer.reconstruct_n(0, lists))
+        self._listed[:] = False
+        self._changed = set(live.tolist())
+
+    def _bring_up_to_date(self) -> None:
+        if not self._changed:
+            return
+        rows = np.array(sorted(self._changed), np.int64)
+        self._changed.clear()
+        if len(gone := rows[self._listed[rows]]):
+            self._index.remove_ids(gone)
+        self._listed[rows] = self._live[rows]
+        new = rows[self._live[rows]]
+        for at in range(0, len(new), CHUNK):
+            some = new[at : at + CHUNK]
+            vectors = self._codes[some] * np.float32(UNIT)
+            # Not `add`: it computes the lists in float32, and differently for many than for a few.
+            lists = np.argmax(vectors.astype(np.float64) @ self._centroids.T, axis=1).astype(np.int64)
+            self._index.add_core(len(some), faiss.swig_ptr(vectors), faiss.swig_ptr(some), faiss.swig_ptr(lists))
+
+
+def _spread(rows: Rows, count: int) -> Rows:
+    """Return at most `count` of some rows, evenly spread."""
+    chosen: Rows = rows[np.arange(min(count, len(rows))) * len(rows) // max(1, min(count, len(rows)))]
+    return chosen
