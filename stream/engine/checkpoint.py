@@ -244,12 +244,17 @@ class Checkpoint:
             raise LostError(f"the broker did not accept a batch: {_text(error)}") from error
 
     def _produce(self, work: Work) -> None:
+        # A transaction fails as a whole, and a partition's last state has its highest offset: only that one has to report, and
+        # a report costs as much as producing. Without transactions every record has to.
+        on_state, on_output = (None, None) if self._transactional else (self._on_state, self._on_output)
         self._written.clear()
         for partition, states in work.states.items():
-            for key, value in states.items():
-                self._send(self._changelog, value, key, partition=partition, on_delivery=self._on_state)
+            last = len(states) - 1
+            for place, (key, value) in enumerate(states.items()):
+                on_delivery = self._on_state if place == last else on_state
+                self._send(self._changelog, value, key, partition=partition, on_delivery=on_delivery)
         for output in work.outputs:
-            self._send(output.topic, output.value, output.key, headers=output.headers, on_delivery=self._on_output)
+            self._send(output.topic, output.value, output.key, headers=output.headers, on_delivery=on_output)
 
     def _send(self, topic: str, value: bytes | None, key: bytes | None, **options: Any) -> None:
         while True:

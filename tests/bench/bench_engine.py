@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tally
 from side_by_side import parser, report, take_turns
-from stage import OURS, PEERS, fill, kafka, make_topic, read, run_engine, unique
+from stage import OURS, PEERS, fill, kafka, make_topic, new_engine, read, run_engine, unique
 
 FLOORS = {"faust": 15.0, "quix": 1.5}
 NAMES = {"faust": "stock Faust", "quix": "Quix Streams"}
@@ -55,12 +55,13 @@ def side(python: str, program: str, broker: str, folder: Path, sent: list[Event]
     right = expected(sent)
 
     def run() -> float:
-        seconds, output, _ = run_engine(python, program, broker, folder, topic, len(sent), partitions=partitions)
-        found = [message.value() for message in read(broker, output)]
+        engine = new_engine(python, program, broker, folder, topic, partitions)
+        done = run_engine(engine, len(sent))
+        found = [message.value() for message in read(broker, engine.output)]
         if len(found) != len(sent) or set(found) != right:
             missing, strange = len(right - set(found)), len(set(found) - right)
             raise RuntimeError(f"{program}: {len(found)} outputs, {missing} missing, {strange} wrong")
-        return len(sent) / seconds
+        return len(sent) / done.seconds
 
     return run
 

@@ -1,4 +1,4 @@
-"""Our engine with the tally job: the worker's own app, intake, store, checkpoint and recovery, and a pipeline that does no more than the peers.
+"""Our engine with the tally job: the worker's own app, intake, store, checkpoint and recovery; only the pipeline is the peers' job.
 
 python tests/bench/engine_ours.py BROKER GROUP EVENTS_TOPIC OUTPUT_TOPIC PARTITIONS STATE_FOLDER START_FILE
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -36,7 +38,7 @@ PEERS = str(REPOSITORY / ".venv-bench/bin/python")  # `make bench` builds it fro
 
 POLL = 0.02  # seconds between two looks at what is committed
 SETTLED = 1.5  # seconds without a change before the outputs are counted
-PATIENCE = 300.0
+PATIENCE = 120.0
 
 
 @contextmanager
@@ -112,19 +114,25 @@ class Readable(threading.Thread):
         partitions = self._admin.list_topics(topic, timeout=10).topics[topic].partitions
         self._asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
         self._done = threading.Event()
-        self.seen = [(time.time(), 0)]
+        self.seen = [(time.time(), self._end())]
 
     def run(self) -> None:
         while not self._done.wait(POLL):
-            answers = self._admin.list_offsets(self._asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=10)
-            end = sum(future.result().offset for future in answers.values())
+            try:
+                end = self._end()
+            except KafkaException:  # a broker that is busy; the next look tells
+                continue
             if end != self.seen[-1][1]:
                 self.seen.append((time.time(), end))
 
+    def _end(self) -> int:
+        answers = self._admin.list_offsets(self._asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=30)
+        return sum(future.result().offset for future in answers.values())
+
     def wait_for(self, count: int, process: subprocess.Popen[bytes], log: Path) -> None:
-        """Return when at least so many offsets can be read and no more come: markers of transactions have offsets too."""
+        """Return when at least so many more offsets can be read and no more come: markers of transactions have offsets too."""
         deadline = time.time() + PATIENCE
-        while self.seen[-1][1] < count or time.time() - self.seen[-1][0] < SETTLED:
+        while self.seen[-1][1] < self.seen[0][1] + count or time.time() - self.seen[-1][0] < SETTLED:
             if process.poll() not in (None, 0) or time.time() > deadline:
                 raise RuntimeError(f"{self.seen[-1][1]} of {count} outputs, status {process.poll()}: {_tail(log)}")
             time.sleep(0.05)
@@ -132,26 +140,58 @@ class Readable(threading.Thread):
         self.join()
 
 
-def run_engine(
-    python: str, program: str, broker: str, folder: Path, events: str, count: int, *, partitions: int, group: str | None = None
-) -> tuple[float, str, str]:
-    """Let an engine do its job on `events` from the beginning, with an empty disk.
+class Run(NamedTuple):
+    """What came of a run.
 
-    Returns:
-        Seconds from the first event that came to the job until the last output could be read (committed); the outputs' topic; and
-        the group.
+    `seconds` from the first event that came to the job until the last output could be read (committed); `cpu` is the engine's own
+    processor time from there on, in seconds, stopping included.
     """
-    group = group or unique(Path(program).stem)
-    output = make_topic(broker, f"{group}-out", partitions)
+
+    seconds: float
+    cpu: float
+
+
+class Engine(NamedTuple):
+    """An engine's program, and what stays the same when it is started again: its group, its topics and its folder."""
+
+    python: str
+    program: str
+    broker: str
+    group: str
+    events: str
+    output: str
+    partitions: int
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.folder / "log"
+
+    def running(self, count: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """The engine for the length of a block; one that has to be told how many events to wait for is told `count`."""
+        own = self.folder
+        arguments = [self.broker, self.group, self.events, self.output, self.partitions, own / "state", own / "start", count]
+        return started([self.python, str(HERE / self.program), *map(str, arguments)], self.log)
+
+
+def new_engine(python: str, program: str, broker: str, folder: Path, events: str, partitions: int) -> Engine:
+    """An engine in a group of its own, with an empty disk and an empty topic for its outputs."""
+    group = unique(Path(program).stem)
     own = folder / group
     own.mkdir()
-    watch = Readable(broker, output)
+    return Engine(python, program, broker, group, events, make_topic(broker, f"{group}-out", partitions), partitions, own)
+
+
+def run_engine(engine: Engine, count: int) -> Run:
+    """Let a new engine do its job on `count` events, from the first one on."""
+    watch = Readable(engine.broker, engine.output)
     watch.start()
-    arguments = [broker, group, events, output, str(partitions), str(own / "state"), str(own / "start"), str(count)]
-    with started([python, str(HERE / program), *arguments], own / "log") as process:
-        watch.wait_for(count, process, own / "log")
-    began = float((own / "start").read_text())
-    return watch.seen[-1][0] - began, output, group
+    before = _cpu_of_children()
+    with engine.running(count) as process:
+        watch.wait_for(count, process, engine.log)
+    began, starting = map(float, (engine.folder / "start").read_text().split())
+    return Run(watch.seen[-1][0] - began, _cpu_of_children() - before - starting)
 
 
 @contextmanager
@@ -170,6 +210,11 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _cpu_of_children() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def _tail(log: Path) -> str:

@@ -36,7 +36,10 @@ def answer(user: str, event_id: str, state: bytes) -> bytes:
 
 
 class Start:
-    """Writes down when the first event came to the job: the moment from which a run is timed, for all engines alike."""
+    """Writes down when the first event came to the job, and the processor time spent until then.
+
+    It is the moment from which a run is timed, for all engines alike.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,4 +49,4 @@ class Start:
         """Call it at each event, or at the first one of a batch."""
         if not self._said:
             self._said = True
-            self._path.write_text(str(time.time()))
+            self._path.write_text(f"{time.time()} {time.process_time()}")
