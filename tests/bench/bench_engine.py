@@ -51,7 +51,7 @@ def expected(sent: list[Event]) -> set[bytes]:
 def side(python: str, program: str, broker: str, folder: Path, sent: list[Event], partitions: int) -> Callable[[], float]:
     """Return a run of one engine on these events, which gives its events/s."""
     topic = make_topic(broker, unique("events"), partitions)
-    fill(broker, ((topic, user, value) for user, value in sent))
+    fill(broker, ((topic, user, value, 0) for user, value in sent))
     right = expected(sent)
 
     def run() -> float:

@@ -3,8 +3,8 @@
     python tests/bench/bench_recovery.py [--users 100000]
 
 Each engine first makes the states by itself: the tally job with one event a user. Then it is stopped, its disk is emptied, and it is
-started again with one more event of a known user waiting: from the start of the process until that event's answer is readable. The same
-with its disk left alone is the warm restart. What restoring takes is the difference, so that neither imports nor joining the group count.
+started again with one more event of a known user waiting: from the start of the process until that event's answer is readable. The
+same with its disk left alone is the warm restart. What restoring takes is the difference: neither imports nor joining count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Restarts:
     def __init__(self, engine: Engine, users: int) -> None:
         self._engine = engine
         self._sent = users
-        fill(engine.broker, ((engine.events, f"user-{n}", click(f"user-{n}", n)) for n in range(users)))
+        fill(engine.broker, ((engine.events, f"user-{n}", click(f"user-{n}", n), 0) for n in range(users)))
         run_engine(engine, users)
         self._probes = 0
         self.warm: list[float] = []
@@ -50,7 +50,7 @@ class Restarts:
     def _start(self) -> float:
         engine = self._engine
         self._probes += 1
-        fill(engine.broker, [(engine.events, "user-0", click("user-0", self._sent + self._probes))])
+        fill(engine.broker, [(engine.events, "user-0", click("user-0", self._sent + self._probes), 0)])
         watch = Readable(engine.broker, engine.output)
         watch.start()
         began = time.time()

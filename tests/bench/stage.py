@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import NamedTuple
 
 from confluent_kafka import (
@@ -53,21 +54,21 @@ def unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
-def make_topic(broker: str, name: str, partitions: int) -> str:
+def make_topic(broker: str, name: str, partitions: int, config: Mapping[str, str] = MappingProxyType({})) -> str:
     admin = AdminClient({"bootstrap.servers": broker})
-    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, partitions, 1, config=dict(config))])[name].result(30)
     return name
 
 
-def fill(broker: str, records: Iterable[tuple[str, str, bytes]]) -> None:
-    """Send (topic, key, value) in their order, placed as Java clients would."""
+def fill(broker: str, records: Iterable[tuple[str, str, bytes, int]]) -> None:
+    """Send (topic, key, value, timestamp) in their order, placed as Java clients would. A timestamp of 0 is now."""
     producer = Producer(
         {"bootstrap.servers": broker, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
     )
-    for topic, key, value in records:
+    for topic, key, value, timestamp in records:
         while True:
             try:
-                producer.produce(topic, value, key)
+                producer.produce(topic, value, key, timestamp=timestamp)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -118,16 +119,20 @@ class Readable(threading.Thread):
 
     def run(self) -> None:
         while not self._done.wait(POLL):
-            try:
-                end = self._end()
-            except KafkaException:  # a broker that is busy; the next look tells
-                continue
+            end = self._end()
             if end != self.seen[-1][1]:
                 self.seen.append((time.time(), end))
 
     def _end(self) -> int:
-        answers = self._admin.list_offsets(self._asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=30)
-        return sum(future.result().offset for future in answers.values())
+        deadline = time.time() + PATIENCE
+        while True:
+            answers = self._admin.list_offsets(self._asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=10)
+            try:
+                return sum(future.result().offset for future in answers.values())
+            except KafkaException:  # a topic that has just been made has no leader yet; a busy broker does not answer in time
+                if time.time() > deadline:
+                    raise
+                time.sleep(POLL)
 
     def wait_for(self, count: int, process: subprocess.Popen[bytes], log: Path) -> None:
         """Return when at least so many more offsets can be read and no more come: markers of transactions have offsets too."""
