@@ -18,13 +18,14 @@ def settings(broker: str, group: str, events: str, output: str, partitions: int,
     """What a worker is set to; everything else is as by default."""
     inputs = {topic: f"{events}-{topic}" for topic in ("searches", "clicks", "items")}
     others = {topic: f"{group}-{topic}" for topic in ("erasures", "drift", "dead_letters", "memory")}
-    kept: dict[str, Any] = {"state_folder": folder}
+    port = os.environ.get("BENCH_WEB_PORT")
+    web: dict[str, Any] = {"enabled": port is not None, "port": port or 0}
     return Settings(
         broker={"servers": broker, "group": group},
         topics={**inputs, **others, "recommendations": output, "partitions": partitions},
-        engine=kept,
+        engine={"state_folder": folder},
         model={"folder": MODEL},
-        web={"enabled": False},
+        web=web,
     )
 
 
