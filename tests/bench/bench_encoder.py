@@ -2,7 +2,8 @@
 
     python tests/bench/bench_encoder.py ../shared/data/bestbuy [--texts 2000]
 
-Each encoder is a process of its own (tests/bench/encoder_side.py) which first finds its own best batch size; then they take turns.
+Each encoder is a process of its own (tests/bench/encoder_side.py) which first finds its own best batch size; then they take
+turns.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python tests/bench/bench_engine.py [--peer faust] [--peer quix] [--events 200000] [--users 10000]
 
-Ours and Quix Streams run exactly-once, stock Faust at its own guarantee. A run counts from the first event that comes to the job until
-the last output is readable for `read_committed` consumers; starting up does not count. Stock Faust gets a shorter backlog from the same
-users, since it takes so much longer: rates are compared. Every run's outputs are compared with what they must be.
+Ours and Quix Streams run exactly-once, stock Faust at its own guarantee. A run counts from the first event that comes to the job
+until the last output is readable for `read_committed` consumers; starting up does not count. Stock Faust gets a shorter backlog
+from the same users, since it takes so much longer: rates are compared. Every run's outputs are compared with what they must be.
 """
 
 from __future__ import annotations

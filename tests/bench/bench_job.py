@@ -1,11 +1,12 @@
-"""How fast is the whole job? A recorded log as a backlog, every event answered: our worker beside the same pipeline in other engines.
+"""How fast is the whole job? A recorded log as a backlog, every event answered: our worker beside the same pipeline in other
+engines.
 
     python tests/bench/bench_job.py ../shared/data/bestbuy [--peer faust] [--peer quix] [--events 20000]
 
-Ours and Quix Streams run exactly-once, stock Faust at its own guarantee. The catalogue is encoded before; queries are not. A run counts
-from the first event that comes to the pipeline until the last recommendation is readable. Each engine must answer each event once,
-under the same recommendation_id. The items may differ where several partitions are read: what was learned across users when an event is
-answered depends on how the partitions are merged. The share of equal first items is reported.
+Ours and Quix Streams run exactly-once, stock Faust at its own guarantee. The catalogue is encoded before; queries are not. A run
+counts from the first event that comes to the pipeline until the last recommendation is readable. Each engine must answer each
+event once, under the same recommendation_id. The items may differ where several partitions are read: what was learned across
+users when an event is answered depends on how the partitions are merged. The share of equal first items is reported.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10]
 
-The worker first answers a backlog, which gives its capacity. Then events go on at half that rate, evenly, and a `read_committed` consumer
-notes when each answer arrives. A round is a window of --seconds. Peers have no part in this: `theirs` is the floor, in ms. The worker
-commits after every batch, so that there is no commit interval beside the time that a batch takes.
+The worker first answers a backlog, which gives its capacity. Then events go on at half that rate, evenly, and a `read_committed`
+consumer notes when each answer arrives. A round is a window of --seconds. Peers have no part in this: `theirs` is the floor, in
+ms. The worker commits after every batch, so that there is no commit interval beside the time that a batch takes.
 """
 
 from __future__ import annotations

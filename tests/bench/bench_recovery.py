@@ -2,9 +2,9 @@
 
     python tests/bench/bench_recovery.py [--users 100000]
 
-Each engine first makes the states by itself: the tally job with one event a user. Then it is stopped, its disk is emptied, and it is
-started again with one more event of a known user waiting: from the start of the process until that event's answer is readable. The
-same with its disk left alone is the warm restart. What restoring takes is the difference: neither imports nor joining count.
+Each engine first makes the states by itself: the tally job with one event a user. Then it is stopped, its disk is emptied, and it
+is started again with one more event of a known user waiting: from the start of the process until that event's answer is readable.
+The same with its disk left alone is the warm restart. What restoring takes is the difference: neither imports nor joining count.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python tests/bench/encoder_side.py ours|sentence-transformers|onnxruntime|openvino TEXTS.json VECTORS.npy
 
-Says in a line of JSON what it chose, having tried its batch sizes on a part of the texts; writes the vectors of all texts; then, for
-each line on standard input, encodes all texts and says how many seconds it took. Each uses BENCH_THREADS threads, or one a core.
+Says in a line of JSON what it chose, having tried its batch sizes on a part of the texts; writes the vectors of all texts; then,
+for each line on standard input, encodes all texts and says how many seconds it took. Each uses BENCH_THREADS threads, or one a
+core.
 """
 
 from __future__ import annotations

@@ -179,6 +179,14 @@ class Engine(NamedTuple):
         arguments = [self.broker, self.group, self.events, self.output, self.partitions, own / "state", own / "start", count]
         return started([self.python, str(HERE / self.program), *map(str, arguments)], self.log)
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the running engine since its first event; 0 for one that has had none."""
+        if not (self.folder / "start").exists():
+            return 0.0
+        starting, pid = (self.folder / "start").read_text().split()[1:]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - float(starting)
+
 
 def new_engine(python: str, program: str, broker: str, folder: Path, events: str, partitions: int) -> Engine:
     """An engine in a group of its own, with an empty disk and an empty topic for its outputs."""
@@ -195,7 +203,7 @@ def run_engine(engine: Engine, count: int) -> Run:
     before = _cpu_of_children()
     with engine.running(count) as process:
         watch.wait_for(count, process, engine.log)
-    began, starting = map(float, (engine.folder / "start").read_text().split())
+    began, starting, _ = map(float, (engine.folder / "start").read_text().split())
     return Run(watch.seen[-1][0] - began, _cpu_of_children() - before - starting)
 
 

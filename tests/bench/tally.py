@@ -1,11 +1,12 @@
 """The job that measures an engine and nothing else: per user a state of 1,500 bytes, per event a record of some 600 bytes.
 
-State and record follow from the user's events and their order, so that whoever does the job must arrive at the same bytes. Nothing in
-them compresses well. Imports nothing of ours: the peers run it too.
+State and record follow from the user's events and their order, so that whoever does the job must arrive at the same bytes.
+Nothing in them compresses well. Imports nothing of ours: the peers run it too.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from hashlib import shake_128
@@ -36,7 +37,7 @@ def answer(user: str, event_id: str, state: bytes) -> bytes:
 
 
 class Start:
-    """Writes down when the first event came to the job, and the processor time spent until then.
+    """Writes down when the first event came to the job, the processor time spent until then, and by which process.
 
     It is the moment from which a run is timed, for all engines alike.
     """
@@ -49,4 +50,4 @@ class Start:
         """Call it at each event, or at the first one of a batch."""
         if not self._said:
             self._said = True
-            self._path.write_text(f"{time.time()} {time.process_time()}")
+            self._path.write_text(f"{time.time()} {time.process_time()} {os.getpid()}")
