@@ -15,11 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench_engine import events
+from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka.admin import AdminClient
 from side_by_side import parser, report, take_turns
 from stage import OURS, Readable, fill, kafka, make_topic, new_engine, run_engine, unique
 
 FLOOR = 1 / 1.5
-JOINED = 8.0  # seconds: two workers have joined and shared the partitions
+JOINED = 60.0  # seconds that workers may take to join and to share the partitions
 
 
 def cost(broker: str, folder: Path, count: int, users: int, partitions: int) -> Callable[[], float]:
@@ -37,6 +39,24 @@ def cost(broker: str, folder: Path, count: int, users: int, partitions: int) -> 
     return measure
 
 
+def wait_until_shared(broker: str, group: str, workers: int) -> None:
+    """Return when each of so many workers has partitions, and has had the time to restore their states."""
+    admin, deadline = AdminClient({"bootstrap.servers": broker}), time.monotonic() + JOINED
+    while True:
+        holding = []
+        try:
+            found = admin.describe_consumer_groups([group])[group].result(10)
+            holding = [member for member in found.members if member.assignment and member.assignment.topic_partitions]
+            if found.state == ConsumerGroupState.STABLE and len(holding) == workers:
+                break
+        except KafkaException:  # a coordinator that is just coming up
+            pass
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(holding)} of {workers} workers have partitions after {JOINED:g} s")
+        time.sleep(0.2)
+    time.sleep(2.0)
+
+
 def shared(broker: str, folder: Path, count: int, users: int, workers: int) -> Callable[[], float]:
     """Return a measurement of so many workers of one group that find a backlog when all have joined: µs an event, of all together."""
 
@@ -50,7 +70,7 @@ def shared(broker: str, folder: Path, count: int, users: int, workers: int) -> C
             for engine in engines:
                 engine.folder.mkdir()
                 process = stack.enter_context(engine.running(count))
-            time.sleep(JOINED)
+            wait_until_shared(broker, first.group, workers)
             fill(broker, ((topic, user, value, 0) for user, value in events(count, users)))
             watch.wait_for(count, process, engines[-1].log)
             spent = sum(engine.cpu_seconds() for engine in engines)
