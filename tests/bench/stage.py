@@ -231,4 +231,4 @@ def _cpu_of_children() -> float:
 
 
 def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    return "\n".join(log.read_text(errors="replace").splitlines()[-60:])
