@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test check install chaos kafka requirements clean
+.PHONY: demo test check install bench chaos kafka requirements clean
 
 demo: .venv/installed models/default/manifest.json
 	$(BIN)/driftstream demo $(ARGS)
@@ -21,6 +21,24 @@ install: .venv/installed
 # A longer run than `make test` has, from a seed that it prints: make chaos ARGS="--seed 7 --guarantee at_least_once"
 chaos: .venv/installed
 	$(BIN)/python tests/chaos/chaos.py $(ARGS)
+
+# One JSON line a question on standard output; the log is the BestBuy one, or `make bench LOG=DIR`. It takes some 40 minutes.
+LOG ?= ../shared/data/bestbuy
+bench: .venv/installed .venv-bench/installed models/default/manifest.json
+	@$(BIN)/python tests/bench/bench_engine.py
+	@$(BIN)/python tests/bench/bench_job.py $(LOG)
+	@$(BIN)/python tests/bench/bench_encoder.py $(LOG)
+	@$(BIN)/python tests/bench/bench_encoding_worker.py $(LOG)
+	@$(BIN)/python tests/bench/bench_latency.py $(LOG)
+	@$(BIN)/python tests/bench/bench_recovery.py
+	@$(BIN)/python tests/bench/bench_scaling.py
+	@$(BIN)/python tests/bench/bench_memory.py $(LOG)
+
+# The peers have an environment of their own: Quix Streams wants an older confluent-kafka than ours.
+.venv-bench/installed: requirements/bench.txt | .venv/installed
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
+	$(BIN)/uv pip sync --quiet --python .venv-bench/bin/python --require-hashes requirements/bench.txt
+	touch $@
 
 kafka: .venv/installed
 	$(BIN)/python tests/kafka/broker.py
@@ -40,7 +58,9 @@ requirements: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make requirements" requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make requirements" requirements/bench.in -o requirements/bench.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make requirements" --extra train --extra replay --extra dev pyproject.toml -o requirements/dev.txt
 
 clean:
-	rm -rf .venv models .kafka
+	rm -rf .venv .venv-bench models .kafka

@@ -63,6 +63,9 @@ class MovedOnError(LostError):
 # What the broker says to a member of an earlier generation, or to one that it knows no more.
 MOVED_ON = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID}
 
+# The transaction failed in the background, and the next record found out; or a slow broker is still finishing the one before.
+UNFINISHED = {KafkaError._STATE, KafkaError.CONCURRENT_TRANSACTIONS}
+
 # A transaction that is open for longer is aborted by the broker: what a worker that died in the middle of one delays its successor
 # by, at most. It is open only while a batch is being produced, after everything is computed.
 TRANSACTION_TIMEOUT_MS = 15_000
@@ -181,8 +184,7 @@ class Checkpoint:
                         "the broker has given this worker's transactions to another one, or they took too long "
                         f"({fault.str()}). If this comes again, two workers have the same engine.worker_id"
                     ) from error
-                # _STATE: the transaction failed in the background, and the next record found out.
-                again = fault.txn_requires_abort() or fault.code() == KafkaError._STATE
+                again = fault.txn_requires_abort() or fault.retriable() or fault.code() in UNFINISHED
                 if not again or (monotonic() > deadline and fault.code() not in MOVED_ON):
                     raise LostError(f"the broker did not accept a batch: {_text(error)}") from error
                 self._abort(deadline)
@@ -244,12 +246,17 @@ class Checkpoint:
             raise LostError(f"the broker did not accept a batch: {_text(error)}") from error
 
     def _produce(self, work: Work) -> None:
+        # A transaction fails as a whole, and a partition's last state has its highest offset: only that one has to report, and
+        # a report costs as much as producing. Without transactions every record has to.
+        on_state, on_output = (None, None) if self._transactional else (self._on_state, self._on_output)
         self._written.clear()
         for partition, states in work.states.items():
-            for key, value in states.items():
-                self._send(self._changelog, value, key, partition=partition, on_delivery=self._on_state)
+            last = len(states) - 1
+            for place, (key, value) in enumerate(states.items()):
+                on_delivery = self._on_state if place == last else on_state
+                self._send(self._changelog, value, key, partition=partition, on_delivery=on_delivery)
         for output in work.outputs:
-            self._send(output.topic, output.value, output.key, headers=output.headers, on_delivery=self._on_output)
+            self._send(output.topic, output.value, output.key, headers=output.headers, on_delivery=on_output)
 
     def _send(self, topic: str, value: bytes | None, key: bytes | None, **options: Any) -> None:
         while True:

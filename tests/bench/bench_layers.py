@@ -1,7 +1,7 @@
 """How much faster is an encoder with fewer layers? `python tests/bench/bench_layers.py [LAYERS]`
 
-The default base, whole and pruned, both exported here and not trained: speed does not depend on the weights. int8 on the CPU, texts of
-the length of queries, the two taking turns. Prints one JSON line.
+The default base, whole and pruned, both exported here and not trained: speed does not depend on the weights. int8 on the CPU,
+texts of the length of queries, the two taking turns. Prints one JSON line.
 """
 
 import json

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import rocksdict
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from faust.stores.rocksdb import Store
 from faust.types import TP
@@ -100,6 +100,37 @@ def test_a_member_of_an_earlier_generation_commits_nothing(kafka: str, topics: t
         assert [m.value() for m in read(kafka, topics[1])] == [b"fresh"]
         assert [m.value() for m in read(kafka, topics[0])] == [b"answer fresh"]
         assert len(written) == 1
+
+
+class StillFinishing:
+    """A producer whose broker has not finished the transaction before, the first time that it is sent offsets."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._producer, name)
+
+    def send_offsets_to_transaction(self, *arguments: object) -> None:
+        if not self.refused:
+            self.refused += 1
+            raise KafkaException(KafkaError(KafkaError.CONCURRENT_TRANSACTIONS))
+        self._producer.send_offsets_to_transaction(*arguments)
+
+
+def test_a_broker_that_is_still_finishing_the_transaction_before_gets_the_batch_once(kafka: str, topics: tuple[str, str]) -> None:
+    written: list[object] = []
+    group = f"g-{topics[0]}"
+    with member(kafka, topics[0], group) as consumer:
+        slow = checkpoint(kafka, topics[1], written, group)
+        slow._producer = busy = StillFinishing(slow._producer)
+        asyncio.run(slow.commit(work(topics, b"1"), membership(consumer, group)))
+    assert busy.refused == 1
+    assert [m.value() for m in read(kafka, topics[1])] == [b"1"]
+    assert [m.value() for m in read(kafka, topics[0])] == [b"answer 1"]
+    [(partition, states, _)] = written
+    assert (partition, states) == (0, {b"user": b"1"})
 
 
 class Database:

@@ -1,0 +1,154 @@
+"""How long from producing an event until its recommendation can be read, at half the measured capacity, exactly_once?
+
+    python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10]
+
+The worker first answers a backlog, which gives its capacity. Then events go on at half that rate, evenly, and a `read_committed`
+consumer notes when each answer arrives. A round is a window of --seconds. Peers have no part in this: `theirs` is the floor, in
+ms. The worker commits after every batch, so that there is no commit interval beside the time that a batch takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import threading
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from bench_job import send
+from confluent_kafka import Consumer, Producer
+from side_by_side import parser, report
+from stage import OURS, Readable, kafka, new_engine, unique
+
+from stream.decode import Event
+from stream.replay.source import Recording, read_folder
+from stream.settings import Topics
+
+FLOORS = {"p50": 40.0, "p99": 150.0}
+WEB_PORT = "16066"
+
+
+class Arrivals(threading.Thread):
+    """Notes when each recommendation can be read, and when it was produced, by its event's id."""
+
+    def __init__(self, broker: str, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": broker,
+                "group.id": unique("arrivals"),
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        self._consumer.subscribe([topic])
+        self._done = threading.Event()
+        self.at: dict[str, tuple[float, float]] = {}  # event_id: produced by the worker, readable; epoch seconds
+
+    def run(self) -> None:
+        while not self._done.is_set():
+            for message in self._consumer.consume(1000, 0.005):
+                now = time.time()
+                if message.error() is None:
+                    name = json.loads(message.value())["trigger"]["event_id"]
+                    self.at[name] = message.timestamp()[1] / 1000, now
+        self._consumer.close()
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+
+def paced(broker: str, prefix: str, events: Sequence[Event], rate: float) -> dict[str, float]:
+    """Send events evenly at this rate; return when each was produced, epoch seconds."""
+    producer = Producer({"bootstrap.servers": broker, "partitioner": "murmur2_random", "linger.ms": 0})
+    sent, began = {}, time.time()
+    for number, event in enumerate(events):
+        wait = began + number / rate - time.time()
+        if wait > 0:
+            producer.poll(wait)
+            time.sleep(max(0.0, began + number / rate - time.time()))
+        sent[event.behaviour.event_id] = time.time()
+        key, topic = event.behaviour.user_id, f"{prefix}-{event.record.topic}"
+        producer.produce(topic, event.record.value, key, timestamp=event.time)
+    producer.flush(30)
+    return sent
+
+
+def means() -> dict[str, float]:
+    """What the worker says of itself: sums and counts so far."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{WEB_PORT}/metrics", timeout=5) as response:
+        text = response.read().decode()
+    return {name: float(value) for name, value in re.findall(r"^driftstream_(\w+_(?:sum|count)) (\S+)$", text, re.M)}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("data", type=Path)
+    options.add_argument("--backlog", type=int, default=10_000)
+    options.add_argument("--seconds", type=float, default=10.0)
+    options.add_argument("--partitions", type=int, default=4)
+    chosen = options.parse_args()
+    os.environ["BENCH_WEB_PORT"] = WEB_PORT
+    recording = read_folder(chosen.data, Topics())
+    first, rest = recording.events[: chosen.backlog], recording.events[chosen.backlog :]
+    with kafka() as (broker, folder):
+        prefix = send(broker, Recording("", recording.items, list(first), 0), chosen.partitions)
+        engine = new_engine(OURS, "job_ours.py", broker, folder, prefix, chosen.partitions)
+        watch, arrivals = Readable(broker, engine.output), Arrivals(broker, engine.output)
+        watch.start()
+        arrivals.start()
+        with engine.running(0) as process:
+            watch.wait_for(len(first), process, engine.log)
+            began = float((engine.folder / "start").read_text().split()[0])
+            capacity = len(first) / (watch.seen[-1][0] - began)
+            rate, rounds, before = capacity / 2, [], means()
+            for number in range(chosen.rounds):
+                count = int(rate * chosen.seconds)
+                window = rest[number * count : (number + 1) * count]
+                if len(window) < count:
+                    raise RuntimeError("the log is too short for so many rounds: fewer --seconds, or a smaller --backlog")
+                sent = paced(broker, prefix, window, rate)
+                time.sleep(2.0)
+                lost = sent.keys() - arrivals.at.keys()
+                if lost:
+                    raise RuntimeError(f"{len(lost)} of {count} events have no answer 2 s after the last was sent")
+                rounds.append([(sent[name], *arrivals.at[name]) for name in sent])
+            after = means()
+        arrivals.stop()
+    times = np.array([place for one in rounds for place in one]) * 1000
+    spent = {name: after[name] - before[name] for name in after}
+    where = {
+        "until_produced_p50": round(float(np.median(times[:, 1] - times[:, 0])), 1),
+        "commit_and_read_p50": round(float(np.median(times[:, 2] - times[:, 1])), 1),
+        "batch_events": round(spent["batch_events_sum"] / spent["batch_events_count"], 1),
+        "computing_a_batch": round(spent["processing_seconds_sum"] / spent["processing_seconds_count"] * 1000, 1),
+        "checkpoint_of_a_batch": round(spent["checkpoint_seconds_sum"] / spent["checkpoint_seconds_count"] * 1000, 1),
+    }
+    for name, floor in FLOORS.items():
+        found = [float(np.percentile([readable - sent for sent, _, readable in one], float(name[1:]))) * 1000 for one in rounds]
+        report(
+            f"latency from produce to recommendation readable, exactly_once, half of capacity: {name}",
+            found,
+            [floor] * len(found),
+            "ms",
+            1.0,
+            more_is_better=False,
+            capacity=round(capacity),
+            rate=round(rate),
+            commit_interval="every batch",
+            where_ms=where,
+            worst_round=round(max(found), 1),
+            median_of_rounds=round(statistics.median(found), 1),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""How much memory does a worker hold after many users, and does it stay there?
+
+    python tests/bench/bench_memory.py ../shared/data/bestbuy [--users 200000] [--minutes 2]
+
+The worker with the whole job, the log's catalogue and one click a user; then clicks of the same users go on for --minutes (the
+soak). `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak, `theirs` is the resident set when it begins and
+`ours` at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+from bench_job import send
+from side_by_side import parser, report
+from stage import OURS, Readable, fill, kafka, new_engine
+
+from stream.replay.source import Recording, read_folder
+from stream.settings import Topics
+
+LIMIT_MB = 1500.0
+PORTION = 5_000  # clicks that are sent at once
+FLAT = 0.95
+
+
+def resident_mb(pid: int) -> float:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("data", type=Path)
+    options.add_argument("--users", type=int, default=200_000)
+    options.add_argument("--minutes", type=float, default=2.0)
+    options.add_argument("--partitions", type=int, default=4)
+    chosen = options.parse_args()
+    recording = read_folder(chosen.data, Topics(), 1)
+    ids = [(item.key or b"").decode() for item in recording.items]
+    chance, sent = random.Random(7), 0
+    with kafka() as (broker, folder):
+        prefix = send(broker, Recording("", recording.items, [], 0), chosen.partitions)
+        engine = new_engine(OURS, "job_ours.py", broker, folder, prefix, chosen.partitions)
+        watch = Readable(broker, engine.output)
+        watch.start()
+
+        def clicks(users: list[int]) -> None:
+            nonlocal sent
+            made = []
+            for user in users:
+                sent += 1
+                click = {"event_id": f"{sent:x}", "user_id": f"user-{user}", "item_id": chance.choice(ids)}
+                now = time.time_ns() // 1_000_000
+                made.append((f"{prefix}-clicks", f"user-{user}", json.dumps({**click, "timestamp": now}).encode(), 0))
+            fill(broker, made)
+
+        with engine.running(0) as process:
+            for at in range(0, chosen.users, PORTION):
+                clicks(list(range(at, min(at + PORTION, chosen.users))))
+                while watch.seen[-1][1] < sent - 2 * PORTION:
+                    time.sleep(0.05)
+                    if process.poll() is not None:
+                        raise RuntimeError(engine.log.read_text()[-2000:])
+            while watch.seen[-1][1] < sent:
+                time.sleep(0.05)
+            filled = resident_mb(process.pid)
+            report(f"resident set after {chosen.users:,} users", [filled], [LIMIT_MB], "MB", 1.0, more_is_better=False)
+            course, until = [filled], time.time() + chosen.minutes * 60
+            while time.time() < until:
+                clicks([chance.randrange(chosen.users) for _ in range(PORTION)])
+                while watch.seen[-1][1] < sent - PORTION:
+                    time.sleep(0.05)
+                course.append(resident_mb(process.pid))
+            report(
+                f"resident set after a soak of {chosen.minutes:g} minutes; against its beginning",
+                [course[-1]],
+                [course[0]],
+                "MB",
+                FLAT,
+                more_is_better=False,
+                highest=round(max(course), 1),
+                events=sent,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""A real Kafka for the benchmarks, events in it, and a clock that is the same for every engine."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import NamedTuple
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+sys.path.append(str(HERE.parent / "kafka"))
+from broker import KafkaBroker  # noqa: E402
+
+OURS = sys.executable
+PEERS = str(REPOSITORY / ".venv-bench/bin/python")  # `make bench` builds it from requirements/bench.txt
+
+POLL = 0.02  # seconds between two looks at what is committed
+SETTLED = 1.5  # seconds without a change before the outputs are counted
+PATIENCE = 120.0
+
+
+@contextmanager
+def kafka() -> Iterator[tuple[str, Path]]:
+    """A broker of one's own and a folder; yields the address and the folder."""
+    with TemporaryDirectory(prefix="bench-") as folder, KafkaBroker(Path(folder) / "kafka") as broker:
+        yield broker.address, Path(folder)
+
+
+def unique(name: str) -> str:
+    """A name that was not used before."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def make_topic(broker: str, name: str, partitions: int, config: Mapping[str, str] = MappingProxyType({})) -> str:
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(name, partitions, 1, config=dict(config))])[name].result(30)
+    return name
+
+
+def fill(broker: str, records: Iterable[tuple[str, str, bytes, int]]) -> None:
+    """Send (topic, key, value, timestamp) in their order, placed as Java clients would. A timestamp of 0 is now."""
+    producer = Producer(
+        {"bootstrap.servers": broker, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
+    )
+    for topic, key, value, timestamp in records:
+        while True:
+            try:
+                producer.produce(topic, value, key, timestamp=timestamp)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    if producer.flush(60):
+        raise RuntimeError("the broker did not take the events")
+
+
+def read(broker: str, topic: str, timeout: float = 60.0) -> list[Message]:
+    """Everything committed in a topic, partition by partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": broker,
+            "group.id": unique("read"),
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "enable.auto.commit": False,
+        }
+    )
+    try:
+        open_ends = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in open_ends])
+        messages: list[Message] = []
+        deadline = time.monotonic() + timeout
+        while open_ends and time.monotonic() < deadline:
+            for message in consumer.consume(10_000, 0.2):
+                error = message.error()
+                if error is None:
+                    messages.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    open_ends.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+        return messages
+    finally:
+        consumer.close()
+
+
+class Readable(threading.Thread):
+    """Watches up to where a topic can be read by consumers that read committed records only."""
+
+    def __init__(self, broker: str, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._admin = AdminClient({"bootstrap.servers": broker})
+        partitions = self._admin.list_topics(topic, timeout=10).topics[topic].partitions
+        self._asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+        self._done = threading.Event()
+        self.seen = [(time.time(), self._end())]
+
+    def run(self) -> None:
+        while not self._done.wait(POLL):
+            end = self._end()
+            if end != self.seen[-1][1]:
+                self.seen.append((time.time(), end))
+
+    def _end(self) -> int:
+        deadline = time.time() + PATIENCE
+        while True:
+            answers = self._admin.list_offsets(self._asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=10)
+            try:
+                return sum(future.result().offset for future in answers.values())
+            except KafkaException:  # a topic that has just been made has no leader yet; a busy broker does not answer in time
+                if time.time() > deadline:
+                    raise
+                time.sleep(POLL)
+
+    def wait_for(self, count: int, process: subprocess.Popen[bytes], log: Path) -> None:
+        """Return when at least so many more offsets can be read and no more come: markers of transactions have offsets too."""
+        deadline = time.time() + PATIENCE
+        while self.seen[-1][1] < self.seen[0][1] + count or time.time() - self.seen[-1][0] < SETTLED:
+            if process.poll() not in (None, 0) or time.time() > deadline:
+                raise RuntimeError(f"{self.seen[-1][1]} of {count} outputs, status {process.poll()}: {_tail(log)}")
+            time.sleep(0.05)
+        self._done.set()
+        self.join()
+
+
+class Run(NamedTuple):
+    """What came of a run.
+
+    `seconds` from the first event that came to the job until the last output could be read (committed); `cpu` is the engine's own
+    processor time from there on, in seconds, stopping included.
+    """
+
+    seconds: float
+    cpu: float
+
+
+class Engine(NamedTuple):
+    """An engine's program, and what stays the same when it is started again: its group, its topics and its folder."""
+
+    python: str
+    program: str
+    broker: str
+    group: str
+    events: str
+    output: str
+    partitions: int
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.folder / "log"
+
+    def running(self, count: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """The engine for the length of a block; one that has to be told how many events to wait for is told `count`."""
+        own = self.folder
+        arguments = [self.broker, self.group, self.events, self.output, self.partitions, own / "state", own / "start", count]
+        return started([self.python, str(HERE / self.program), *map(str, arguments)], self.log)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the running engine since its first event; 0 for one that has had none."""
+        if not (self.folder / "start").exists():
+            return 0.0
+        starting, pid = (self.folder / "start").read_text().split()[1:]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - float(starting)
+
+
+def new_engine(python: str, program: str, broker: str, folder: Path, events: str, partitions: int) -> Engine:
+    """An engine in a group of its own, with an empty disk and an empty topic for its outputs."""
+    group = unique(Path(program).stem)
+    own = folder / group
+    own.mkdir()
+    return Engine(python, program, broker, group, events, make_topic(broker, f"{group}-out", partitions), partitions, own)
+
+
+def run_engine(engine: Engine, count: int) -> Run:
+    """Let a new engine do its job on `count` events, from the first one on."""
+    watch = Readable(engine.broker, engine.output)
+    watch.start()
+    before = _cpu_of_children()
+    with engine.running(count) as process:
+        watch.wait_for(count, process, engine.log)
+    began, starting, _ = map(float, (engine.folder / "start").read_text().split())
+    return Run(watch.seen[-1][0] - began, _cpu_of_children() - before - starting)
+
+
+@contextmanager
+def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the length of a block; ended as an operator would, and killed if it stays."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HERE)]), "PYTHONUNBUFFERED": "1"}
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=log.parent)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _cpu_of_children() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-60:])
