@@ -44,7 +44,7 @@ def test_a_data_folder_needs_items_and_clicks_but_not_searches(tmp_path: Path) -
         DataFolder.find(tmp_path)
     for name in ("items.jsonl", "clicks.jsonl.gz"):
         (tmp_path / name).touch()
-    assert DataFolder.find(tmp_path) == DataFolder(tmp_path / "items.jsonl", tmp_path / "clicks.jsonl.gz", None)
+    assert DataFolder.find(tmp_path) == DataFolder(tmp_path / "items.jsonl", tmp_path / "clicks.jsonl.gz", None, None)
     (tmp_path / "clicks.jsonl").touch()
     with pytest.raises(LinesError, match="remove one"):
         DataFolder.find(tmp_path)
