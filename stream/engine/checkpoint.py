@@ -162,7 +162,12 @@ class Checkpoint:
         await asyncio.to_thread(self._write, work)
 
     def _transact(self, work: Work, member: Membership) -> None:
-        """Produce and commit as one transaction; begin again where the broker has aborted it."""
+        """Produce and commit as one transaction; begin again where that fails, but never with the producer that it failed with.
+
+        What an aborted transaction has left on its way can still reach the broker, or its end can reach a partition late and take the
+        next one's records with it. A new producer of the same name waits until the broker has aborted what is open, and has an epoch
+        that keeps the former one's remains out.
+        """
         deadline = monotonic() + self._timeout
         offsets = [TopicPartition(p.topic, p.partition, offset) for p, offset in work.offsets.items()]
         while True:
@@ -175,22 +180,23 @@ class Checkpoint:
             except TimeoutError as error:
                 if monotonic() > deadline:
                     raise LostError(f"the group's coordinator takes no offsets within {self._timeout:g} s") from error
-                log.warning("The group's coordinator does not answer; the transaction is begun again by a new producer")
-                self._producer = self._new_producer()
+                why = "the group's coordinator does not answer"
             except KafkaException as error:
                 fault: KafkaError = error.args[0]
+                why = str(fault.str())
                 if fault.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
                     raise LostError(
                         "the broker has given this worker's transactions to another one, or they took too long "
-                        f"({fault.str()}). If this comes again, two workers have the same engine.worker_id"
+                        f"({why}). If this comes again, two workers have the same engine.worker_id"
                     ) from error
-                again = fault.txn_requires_abort() or fault.retriable() or fault.code() in UNFINISHED
-                if not again or (monotonic() > deadline and fault.code() not in MOVED_ON):
-                    raise LostError(f"the broker did not accept a batch: {_text(error)}") from error
-                self._abort(deadline)
                 if fault.code() in MOVED_ON:
-                    raise MovedOnError(f"the group moved on without this worker ({fault.str()})") from error
-                log.warning("A transaction was aborted (%s); it is begun again", fault.str())
+                    self._producer = self._new_producer()
+                    raise MovedOnError(f"the group moved on without this worker ({why})") from error
+                again = fault.txn_requires_abort() or fault.retriable() or fault.code() in UNFINISHED
+                if not again or monotonic() > deadline:
+                    raise LostError(f"the broker did not accept a batch: {why}") from error
+            log.warning("A transaction came to nothing (%s); it is begun again by a new producer", why)
+            self._producer = self._new_producer()
 
     def _send_offsets(self, offsets: list[TopicPartition], member: Membership) -> None:
         """Put the offsets into the transaction.
@@ -217,12 +223,6 @@ class Checkpoint:
             raise TimeoutError from None
         if error is not None:
             raise error
-
-    def _abort(self, deadline: float) -> None:
-        try:
-            self._insist(self._producer.abort_transaction, max(deadline, monotonic() + 5))
-        except KafkaException as error:
-            raise LostError(f"a transaction could not be aborted: {_text(error)}") from error
 
     @staticmethod
     def _insist(call: Callable[..., None], deadline: float, *arguments: Any) -> None:
