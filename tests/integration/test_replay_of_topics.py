@@ -104,7 +104,7 @@ def shop(kafka: str) -> Shop:
             time.sleep(0.1)
 
 
-def wait_for(what: Callable[[], bool], worker: Worker, seconds: float = 60) -> None:
+def wait_for(what: Callable[[], bool], worker: Worker, seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         worker.check()
