@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections import Counter
@@ -16,11 +15,9 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from typer.testing import CliRunner
-from worker_process import Sent, Worker, environment, running_worker, send
+from worker_process import Sent, Worker, command, running_worker, send
 
 from stream import sample, topics
-from stream.cli import app
 from stream.connection import Broker
 from stream.events import Click, Search
 from stream.replay.source import Recording
@@ -181,13 +178,9 @@ def test_a_user_who_was_erased_is_erased_in_the_replay_too(shop: Shop, model_fol
 
 
 def replay(shop: Shop, model: Path, folder: Path) -> dict[str, Any]:
-    """Run the command in this process: starting three of them took most of a test's time, and on a busy machine more than it has."""
-    settings = environment(shop.environment | {"MODEL__FOLDER": model, "MODEL__THREADS": 1})
-    output = str(folder / "replayed.jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "environ", settings)
-        done = CliRunner().invoke(app, ["replay", "--agreement", "--json", "--skip", "50", "--output", output])
-    assert done.exit_code == 0, done.output
+    settings = shop.environment | {"MODEL__FOLDER": model, "MODEL__THREADS": 1}
+    done = command(settings, "replay", "--agreement", "--json", "--skip", "50", "--output", str(folder / "replayed.jsonl"))
+    assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
