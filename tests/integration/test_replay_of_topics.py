@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from worker_process import Sent, Worker, command, running_worker, send
 
 from stream import sample, topics
@@ -76,6 +76,13 @@ class Shop:
         found = admin.list_consumer_group_offsets(asked)[self.settings.broker.group].result(10)
         return {(tp.topic, tp.partition): tp.offset for tp in found.topic_partitions}
 
+    def keep(self, topic: str) -> None:
+        """Let no record be deleted for its age: it goes by the timestamp, and these events are of long ago."""
+        entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        admin = AdminClient({"bootstrap.servers": self.address})
+        admin.incremental_alter_configs([resource])[resource].result(30)
+
     def consumed(self) -> int:
         """How many events are consumed for certain: in a transaction with their answers."""
         return sum(max(0, offset) for offset in self.committed().values())
@@ -101,7 +108,7 @@ def shop(kafka: str) -> Shop:
             time.sleep(0.1)
 
 
-def wait_for(what: Callable[[], bool], worker: Worker, seconds: float = 150) -> None:
+def wait_for(what: Callable[[], bool], worker: Worker, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         worker.check()
@@ -162,8 +169,10 @@ def test_a_user_who_was_erased_is_erased_in_the_replay_too(shop: Shop, model_fol
     later = Counter(event.user_id for event in _events[half:EVENTS] if isinstance(event, Click))
     user = max({event.user_id for event in _events[:half]}, key=lambda user: later[user])
     assert later[user] > 0
+    erasures = shop.settings.topics.name("erasures")
+    shop.keep(erasures)
     producer = Producer({"bootstrap.servers": shop.address, "partitioner": "murmur2_random"})
-    producer.produce(shop.settings.topics.name("erasures"), None, user, timestamp=_events[half - 1].timestamp)
+    producer.produce(erasures, None, user, timestamp=_events[half - 1].timestamp)
     assert producer.flush(30) == 0
     more = shop.environment | {"ENGINE__GUARANTEE": "exactly_once", "ENGINE__BACKLOG_WAIT_MS": 10_000}
     with running_worker(shop.address, model_folder, tmp_path, PARTITIONS, more) as worker:

@@ -180,9 +180,7 @@ def test_an_emptied_changelog_stops_the_worker_with_a_way_out(cluster: Cluster, 
 
 
 def test_a_full_disk_stops_the_worker_and_nothing_is_lost(cluster: Cluster, tmp_path: Path) -> None:
-    more = cluster.environment(tmp_path / "state") | {
-        "ENGINE__BATCH_SIZE": 256
-    }  # each batch writes the states that it has changed
+    more = cluster.environment(tmp_path / "state", ENGINE__BATCH_SIZE=256)  # each batch writes the states that it has changed
     with running_worker(cluster.address, cluster.model, tmp_path, 4, more) as worker:
         # No file may grow beyond what one has now: to RocksDB that is a disk with no room left.
         largest = max(path.stat().st_size for path in (tmp_path / "state").rglob("*") if path.is_file())
