@@ -57,14 +57,16 @@ class Occasions:
         log: in the order of events.
         encoder: as the worker uses it.
         settings: the worker's.
+        since: only answers to events from then on (ms) become examples; what came before is what the memory knows by then.
     """
 
-    def __init__(self, log: Log, encoder: Encoder, settings: Settings) -> None:
+    def __init__(self, log: Log, encoder: Encoder, settings: Settings, since: int) -> None:
         self.catalogue = Catalogue(encoder.dimension)
         items = list(log.items.values())
         for item, vector in zip(items, encoder.encode([item_text(item) for item in items]), strict=True):
             self.catalogue.put(item, vector)
         self._next = _next_clicks(log.events)
+        self._since = since
         pipeline = _Watched(settings, encoder, Recommender(self.catalogue, Memory(settings.recommend), settings.recommend))
         states = MemoryStates()
         for first in range(0, len(log.events), BATCH):
@@ -75,7 +77,8 @@ class Occasions:
     def examples(self, settings: Recommend) -> Examples:
         """Return what the ranker would have seen with these settings, of every n-th answer if all are more than `CELLS`."""
         rows = self.catalogue.rows
-        answers = [place for place, item in enumerate(self._next) if item in rows]
+        followed = (place for place, item in enumerate(self._next) if item in rows)
+        answers = [place for place in followed if self._occasions[place].time >= self._since]
         wanted = set(answers[:: 1 + len(answers) * len(rows) // CELLS])
         kept = sorted(wanted)
         tables = list(self._tables(settings, wanted))

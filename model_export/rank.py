@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model_export.data import DataError, Source
+from model_export.data import EARLIEST, DataError, Log, Source
 from model_export.judge import judge
 from model_export.manifest import amend
 from model_export.occasions import Examples, Occasions
@@ -65,18 +65,23 @@ The weights in the manifest were then learned from all of it: {weights}
 def train(source: Source, output: Path, options: Options, console: Console) -> Manifest:
     """Learn the ranker's weights with the model in `output`, and add them to its manifest.
 
+    Only what came after the days that the encoder itself was trained on is learned from: on those days texts are nearer to what was
+    clicked than they will be, so that too much weight would go to them.
+
     Raises:
-        DataError, ModelFolderError, OutputError, SettingsError: as they say.
+        DataError: as it says, or all of the log is of days that the encoder was trained on.
+        ModelFolderError, OutputError, SettingsError: as they say.
         TrainingError: on what followed, the weights are no better than the settings. Nothing is changed then.
     """
     options = options.with_defaults(DEFAULTS)
     settings = read_settings()
     encoder = Encoder(output, device=settings.model.device, variant=settings.model.variant, threads=settings.model.threads)
     log = source.read()
-    split = log.time_at(PAST)
+    since = _first_day(log, encoder.manifest, output)
+    split = log.since(since).time_at(PAST)
     with console.status("replaying the log"):
         before = _quality(judge(log, split, encoder.encode, settings))
-        past = Occasions(log.before(split), encoder, settings)
+        past = Occasions(log.before(split), encoder, settings, since)
     weights = learn(past, settings.recommend, options, console)
     after = _quality(
         judge(log, split, encoder.encode, settings.model_copy(update={"recommend": _with(settings.recommend, weights)}))
@@ -88,12 +93,12 @@ def train(source: Source, output: Path, options: Options, console: Console) -> M
             f"{_shown(after)}, with the settings {_shown(before)}. Nothing was changed"
         )
     with console.status("replaying the log"):
-        everything = Occasions(log, encoder, settings)
+        everything = Occasions(log, encoder, settings, since)
     weights = learn(everything, settings.recommend, options, console)
     named = ", ".join(f"{name} {_rounded(value)}" for name, value in msgspec.structs.asdict(weights).items())
     card = CARD.format(
         examples=len(everything.examples(settings.recommend)),
-        since=_day(log.events[0].time),
+        since=_day(max(since, log.events[0].time)),
         until=_day(log.events[-1].time),
         past=PAST,
         before=before,
@@ -101,6 +106,20 @@ def train(source: Source, output: Path, options: Options, console: Console) -> M
         weights=named,
     )
     return amend(output, lambda manifest: msgspec.structs.replace(manifest, rank=weights), card)
+
+
+def _first_day(log: Log, manifest: Manifest, folder: Path) -> int:
+    """Return the time from which on answers may be learned from: after what the encoder was trained on, ms."""
+    trained = manifest.training
+    if trained is None or trained.until is None:
+        return EARLIEST
+    if log.events[-1].time <= trained.until:
+        raise DataError(
+            f"the encoder in {folder} was trained on events to {_day(trained.until)}, and the log ends at {_day(log.events[-1].time)}: "
+            "the ranker has to be learned from what came later. Give a later --until, train the encoder with an earlier one, or add "
+            "rank to a model that was not trained on this log (model-export export)"
+        )
+    return trained.until + 1
 
 
 def learn(occasions: Occasions, start: Recommend, options: Options, console: Console) -> RankWeights:

@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from model_export import rank
-from model_export.data import Source
+from model_export.data import EARLIEST, DataError, Source
+from model_export.manifest import amend
 from model_export.occasions import Examples, Occasions
 from model_export.options import Options, TrainingError
 from stream.encoder import Encoder, read_manifest
-from stream.encoder.manifest import RankWeights
+from stream.encoder.manifest import RankWeights, Training
 from stream.knowledge import Knowledge
 from stream.recommend.ranker import FEATURES, PROFILE, Ranker, learned
 from stream.settings import Recommend, Settings
@@ -84,7 +86,7 @@ def test_what_is_learned_by_is_the_formula_that_the_worker_ranks_by():
 
 
 def test_learning_turns_away_from_what_misleads(model, log, tmp_path):
-    occasions = Occasions(log.read(), Encoder(model), Settings())
+    occasions = Occasions(log.read(), Encoder(model), Settings(), EARLIEST)
     start = Recommend(text_weight=8.0, coverage_weight=8.0)
     found = rank.learn(occasions, start, options(tmp_path, epochs=20), QUIET)
     assert found.coverage_weight < 0.8 * start.coverage_weight
@@ -100,9 +102,38 @@ def test_learning_turns_away_from_what_misleads(model, log, tmp_path):
 
 
 def test_each_answer_is_paired_with_the_next_click_of_the_same_user(model, log):
-    examples = Occasions(log.read(), Encoder(model), Settings()).examples(Recommend())
+    examples = Occasions(log.read(), Encoder(model), Settings(), EARLIEST).examples(Recommend())
     assert len(examples) == 400  # each search has its click; no click has another one after it
     assert not examples.after_click.any()
+
+
+def test_nothing_is_learned_from_the_days_that_the_encoder_was_trained_on(model, log, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+
+    def trained_until(event: int) -> None:
+        training = Training(since=T, until=T + event * HOUR, metric="map@5", held_out={}, options={}, metrics={})
+        amend(folder, lambda manifest: msgspec.structs.replace(manifest, training=training), "## Training")
+
+    trained_until(400)
+    with pytest.raises(DataError, match="learned from what came later"):
+        rank.train(log, folder, options(tmp_path), QUIET)
+    trained_until(300)
+    seen: list[Examples] = []
+
+    def learn(occasions: Occasions, *_: object) -> RankWeights:
+        seen.append(occasions.examples(Recommend()))
+        return WEIGHTS
+
+    monkeypatch.setattr(rank, "learn", learn)
+    quality = iter([{"all": 0.5, "unseen": 0.5}, {"all": 0.6, "unseen": 0.6}])
+    judged_from: list[int] = []
+    monkeypatch.setattr(rank, "judge", lambda log, start, *_: judged_from.append(start) or next(quality))
+    rank.train(log, folder, options(tmp_path), QUIET)
+    # A search is at the full hour, its click a second later: 99 searches follow on the encoder's last hour.
+    assert [len(examples) for examples in seen] == [79, 99]
+    assert judged_from == [T + 380 * HOUR] * 2
+    assert seen[1].features[FEATURES.index("popular")].min() > 0  # what came before is known all the same
 
 
 def test_learned_weights_reach_the_worker_through_the_model_folder(model, log, tmp_path, monkeypatch):
