@@ -137,7 +137,7 @@ def _calibrate(model: onnx.ModelProto, scratch: Path, tokenizer: Tokenizer, text
     for name in names:
         watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     onnx.save(watched, scratch)
-    session = open_session(scratch, device="cpu", threads=1)
+    session = open_session(scratch, device="cpu")
     scratch.unlink()
     ranges: dict[str, Range] = {}
     for text in texts:

@@ -21,11 +21,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model_export.data import EARLIEST, DataError, Log, Source
+from model_export.data import DataError, Log, Source
 from model_export.judge import judge
 from model_export.manifest import amend
 from model_export.occasions import Examples, Occasions
 from model_export.options import Options, TrainingError
+from stream.decode import EARLIEST
 from stream.encoder import Encoder
 from stream.encoder.manifest import Manifest, RankWeights
 from stream.recommend.ranker import COVERAGE, FOLLOWED, POPULAR, QUERY, SIMILAR, TEXT

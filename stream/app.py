@@ -1,12 +1,13 @@
 """The worker: a Faust app whose one agent turns batches of events into recommendations.
 
 Faust keeps the group, the assignment, the table and its recovery. The intake orders the events, the pipeline answers them, the
-checkpoint makes the answers safe.
+checkpoint makes the answers safe, while the pipeline is at the next batch already.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from confluent_kafka import KafkaException
 from faust.types import TP
 
 from stream import metrics
+from stream.encoder.ahead import Ahead
 from stream.engine.checkpoint import Checkpoint, Membership, MovedOnError, Work
 from stream.engine.credentials import credentials
 from stream.engine.intake import Batch, Intake, Partition
@@ -37,6 +39,10 @@ log = logging.getLogger("driftstream")
 # What the watchdog expects progress of.
 JOINING = "joining the group and restoring the state"
 ANSWERING = "answering a batch"
+SAVING = "making a batch's results safe"
+
+# Of Python's collector of cycles: what a worker makes has next to none, and looking through all users' states takes long.
+COLLECT_AFTER = 20_000, 20, 50
 
 LAST_SECONDS = 10.0  # to leave the group in order after a crash
 
@@ -61,6 +67,7 @@ class App(faust.App):
         self.settings = settings
         self.pipeline = pipeline
         self.knowledge = knowledge
+        self.ahead = Ahead(pipeline.encoder)
         self.intake = Intake(
             {
                 topics.name("searches"): pipeline.decode_search,
@@ -70,6 +77,7 @@ class App(faust.App):
             wait=engine.order_wait_ms / 1000,
             backlog_wait=engine.backlog_wait_ms / 1000,
             capacity=engine.partition_buffer,
+            arrived=lambda entries: self.ahead.want(pipeline.texts(entries)),
         )
         super().__init__(
             settings.broker.group,
@@ -113,6 +121,8 @@ class App(faust.App):
         self.membership = Membership(settings.broker.group, NO_GENERATION, "")
         self.recovered = Recovered(NO_GENERATION, {})
         self.poison = Poison()
+        self._saving: asyncio.Task[bool] | None = None  # the batch before; tells whether its results were kept
+        self._memory = asyncio.Lock()  # states and knowledge are one thread's at a time
         self.watchdog = Watchdog(engine.stuck_after_s)
         self.on_partitions_revoked.connect(self._pause)
         self.agent(Batches(self), name="recommend")(self._recommend)
@@ -126,6 +136,9 @@ class App(faust.App):
 
     async def on_start(self) -> None:
         """Start, with an eye on whether anything comes of it."""
+        gc.collect()
+        gc.freeze()  # catalogue, memory and model stay
+        gc.set_threshold(*COLLECT_AFTER)
         self.watchdog.expect(JOINING)
         self.watchdog.start()
         await super().on_start()
@@ -150,6 +163,7 @@ class App(faust.App):
             offsets: committed ones.
         """
         self.states.forget()
+        self._saving = None
         self.membership = Membership(str(self.conf.id), generation, str(self._coordinator.member_id))
         self.intake.assign(offsets)
         self.serving = True
@@ -158,39 +172,60 @@ class App(faust.App):
     async def _recommend(self, batches: faust.Stream[Batch]) -> None:
         async for batch in batches:
             try:
-                with self.watchdog.expecting(ANSWERING):
-                    await asyncio.shield(self._settle(batch))
+                await asyncio.shield(self._answer(batch))
             except Exception as error:
                 await self.crash(error)
                 return
-            finally:
-                self.intake.finish()
-
-    async def _settle(self, batch: Batch) -> None:
-        """Answer a batch, or drop it where its partitions are another worker's by now: that one answers it."""
-        try:
-            await self._answer(batch)
-        except MovedOnError as error:
-            log.warning("%s. The batch is dropped; its new owner answers it", error)
-            self.intake.close()  # until the group has given out partitions again
-            await self._pause()
-            await asyncio.to_thread(self._forget)
 
     async def _answer(self, batch: Batch) -> None:
-        """Answer a batch and make the answers safe. Where a step crashes, its event is found and set aside: `engine/poison.py`."""
+        """Answer a batch while the one before it is made safe; then this one is, in its turn."""
+        saving = None
         try:
-            with metrics.PROCESSING.time():
-                work = await asyncio.to_thread(self._work, batch)
+            if self.knowledge.overdue():
+                await self._settle_knowledge()
+            answered = await self._try(batch)
+            if not await self._kept():  # this one rests on it
+                await self._forget()
+            elif isinstance(answered, Exception):
+                await self._set_aside(batch, answered)
+            else:
+                self.states.advance()
+                saving = self._saving = asyncio.create_task(self._save(batch, answered))
+        finally:
+            if saving is None:
+                self.intake.finish()
+            else:
+                saving.add_done_callback(lambda _: self.intake.finish())
+
+    async def _try(self, batch: Batch) -> Work | Exception:
+        """Return what a batch leads to, or what it crashed with where that may be some event's fault."""
+        try:
+            with self.watchdog.expecting(ANSWERING), metrics.PROCESSING.time():
+                async with self._memory:
+                    return await asyncio.to_thread(self._work, batch)
         except UNRELATED:
             raise
         except Exception as error:
-            await asyncio.to_thread(self._forget)
-            self.watchdog.progress()
-            for part in self.poison.parts(batch, error):
-                await self._answer(part)
-            return
-        with metrics.CHECKPOINT.time():
-            await self.checkpoint.commit(work, self.membership)
+            return error
+
+    async def _kept(self) -> bool:
+        """Wait until the batch before is safe; return False if its results were not kept."""
+        return self._saving is None or await self._saving
+
+    async def _save(self, batch: Batch, work: Work) -> bool:
+        """Make a batch's results safe; return False if they are not kept: its partitions are another worker's, or this one stops."""
+        try:
+            with self.watchdog.expecting(SAVING), metrics.CHECKPOINT.time():
+                await self.checkpoint.commit(work, self.membership)
+        except MovedOnError as error:
+            log.warning("%s. What was not safe is dropped; its new owner answers it", error)
+            self.intake.close()  # until the group has given out partitions again
+            await self._pause()
+            await self._forget()
+            return False
+        except Exception as error:
+            await self.crash(error)
+            return False
         self.knowledge.published()
         self.poison.passed(batch)
         metrics.EVENTS.inc(len(batch.entries))
@@ -198,6 +233,27 @@ class App(faust.App):
         metrics.CATALOGUE.set(len(self.knowledge.catalogue))
         for topic, count in Counter(output.topic for output in work.outputs).items():
             metrics.OUTPUTS.labels(topic).inc(count)
+        return True
+
+    async def _set_aside(self, batch: Batch, error: Exception) -> None:
+        """Answer a batch in which a step crashed, part by part, so that the event is found and set aside: `engine/poison.py`."""
+        await self._forget()
+        self.watchdog.progress()
+        for part in self.poison.parts(batch, error):
+            answered = await self._try(part)
+            if isinstance(answered, Exception):
+                await self._set_aside(part, answered)
+            else:
+                self.states.advance()
+                self._saving = asyncio.create_task(self._save(part, answered))
+            if not await self._kept():
+                return
+
+    async def _settle_knowledge(self) -> None:
+        """Make a moment in which nothing is on its way, so that what was learned can be written to disk."""
+        if await self._kept():
+            async with self._memory:
+                await asyncio.to_thread(self.knowledge.settle)
 
     def _work(self, batch: Batch) -> Work:
         self.knowledge.refresh()
@@ -206,8 +262,12 @@ class App(faust.App):
         work.outputs += self.knowledge.outputs()
         return work
 
-    def _forget(self) -> None:
-        """Take back what a batch that is not kept has changed in memory: go back to what is on disk and in the topics."""
+    async def _forget(self) -> None:
+        """Take back what batches that are not kept have changed in memory: go back to what is on disk and in the topics."""
+        async with self._memory:
+            await asyncio.to_thread(self._reload)
+
+    def _reload(self) -> None:
         self.states.forget()
         self.knowledge.reload()
         self.pipeline.recommender = self.knowledge.recommender

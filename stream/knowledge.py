@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import deque
 from collections.abc import Iterable
+from itertools import chain
 from time import monotonic
 
 import msgspec
@@ -32,6 +34,8 @@ from stream.settings import Settings
 log = logging.getLogger("driftstream.knowledge")
 
 SAVE_EVERY = 1.0  # seconds between two writes of what was learned
+OVERDUE = 10.0  # seconds after which events wait for one, as in a backlog there is always something on its way
+SETTLE = 1.0  # seconds that they wait at most
 PATIENCE = 60.0  # seconds that a broker may stay silent while a topic is read for the first time
 UNLEARN = b"unlearn"  # key of the records that every worker takes off, the one that wrote them too
 POSITIONS = b"\0positions"  # where the topics were read to when the rest was written
@@ -50,7 +54,8 @@ class Knowledge:
         self.settings = settings
         self.encoder = encoder
         self.catalogue = Catalogue(encoder.dimension, settings.recommend.exact_items)
-        self._rejects: list[Output] = []  # not published yet
+        self._rejects: list[Output] = []  # dead letters of items, to be published
+        self._publishing: deque[list[Output]] = deque()  # those that batches on their way hold, one list a batch
         self._judged: dict[int, int] = {}  # by partition: rejects before these offsets are in the dead letters already
         self._begin()
 
@@ -61,7 +66,9 @@ class Knowledge:
         self.recommender = Recommender(self.catalogue, self.memory, settings)
         self._instance = uuid.uuid4().hex.encode()
         self._in_flight = 0  # own contributions that are published but not read back yet
-        self._saved_at = monotonic()
+        self._rejects = [*chain.from_iterable(self._publishing), *self._rejects]
+        self._publishing.clear()
+        self._saved_at = self._settled_at = monotonic()
 
     def load(self) -> None:
         """Read both topics to their end; what was learned before comes from disk.
@@ -132,6 +139,8 @@ class Knowledge:
     def outputs(self) -> list[Output]:
         """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""
         outputs, topic = list(self._rejects), self.settings.topics.name("memory")
+        self._publishing.append(self._rejects)
+        self._rejects = []
         if (delta := self.memory.take_delta()) is not None:
             self._in_flight += 1
             outputs.append(Output(topic, self._instance, delta))
@@ -140,8 +149,20 @@ class Knowledge:
         return outputs
 
     def published(self) -> None:
-        """Say that what `outputs` returned last is safe."""
-        self._rejects.clear()
+        """Say that what `outputs` returned first, of what has not been said to be, is safe."""
+        self._publishing.popleft()
+
+    def overdue(self) -> bool:
+        """Return whether so much time has passed without a moment to save that one should be made: see `settle`."""
+        return monotonic() - max(self._saved_at, self._settled_at) > OVERDUE
+
+    def settle(self) -> None:
+        """Wait until own contributions have been read back, and save. Meant for when all that was to be published is."""
+        self._settled_at = monotonic()
+        while self._in_flight and monotonic() - self._settled_at < SETTLE:
+            for record in self._log.poll(0.05):
+                self._merge(record)
+        self.save()
 
     def save(self) -> None:
         """Write what was learned to disk, together with the offsets that it stands for.
@@ -149,7 +170,7 @@ class Knowledge:
         Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
         the sum of the topic up to those offsets, and each contribution counts once after a restart.
         """
-        if self._in_flight or self._rejects or monotonic() - self._saved_at < SAVE_EVERY:
+        if self._in_flight or self._rejects or any(self._publishing) or monotonic() - self._saved_at < SAVE_EVERY:
             return
         self._saved_at = monotonic()
         batch = rocksdict.WriteBatch(raw_mode=True)

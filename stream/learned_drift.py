@@ -75,7 +75,7 @@ class LearnedDetector:
         assert part is not None
         self.part: DriftPart = part
         check_files(folder, manifest, [DRIFT_FILE, VECTORS_FILE])
-        self._session = open_session(folder / DRIFT_FILE, device="cpu", threads=1)
+        self._session = open_session(folder / DRIFT_FILE, device="cpu")
         with np.load(folder / VECTORS_FILE, allow_pickle=False) as arrays:
             self._rows = {key: row for row, key in enumerate(arrays["keys"].tolist())}
             self._vectors: Vector = arrays["vectors"]

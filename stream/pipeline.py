@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
+from stream.decode import Entry, Erasure, Event, Reject, decode_click, decode_erasure, decode_search
 from stream.drift import Detector, HandSetDetector, Step
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Output, Work
@@ -81,6 +81,11 @@ class Pipeline:
         if detector is None and encoder.manifest.drift is not None:
             detector = LearnedDetector(encoder.folder, encoder.manifest, self._model_hash)
         self.detector = detector or HandSetDetector(settings.drift, encoder.dimension)
+
+    @staticmethod
+    def texts(entries: Sequence[Entry]) -> list[str]:
+        """Return what will have to be encoded for these: `embed` finds it done where somebody has begun early."""
+        return [e.behaviour.query for e in entries if isinstance(e, Event) and e.behaviour.query]
 
     def process(self, batch: Batch, states: States) -> Work:
         """Answer a batch of events in their order, and keep the users' new states in `states`."""

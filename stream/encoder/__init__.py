@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,7 @@ from tokenizers import Tokenizer
 from stream.encoder.batching import micro_batches
 from stream.encoder.cache import EmbeddingCache
 from stream.encoder.manifest import TOKENIZER, Manifest, ModelFolderError, ModelTask, Variant, check_files, read_manifest
-from stream.encoder.session import Device, DeviceError, choose_device, open_session
+from stream.encoder.session import CPU, Device, DeviceError, choose_device, open_session
 
 __all__ = ["DeviceError", "Encoder", "Manifest", "ModelFolderError", "read_manifest"]
 
@@ -34,8 +36,8 @@ class Encoder:
     On a CPU a text's vector is the same, bit for bit, whatever else is encoded with it, on any number of threads, and
     whether or not it comes from the cache.
 
-    `variant="auto"` is int8 on a CPU and fp16 on CUDA. `threads` is the number of threads inside an operator, 0 being
-    one for each core. `cache_size` is a number of texts. Raises `ModelFolderError` if the folder is not a whole model
+    `variant="auto"` is int8 on a CPU and fp16 on CUDA. `threads` is the number of micro-batches computed at once on
+    a CPU, 0 being one for each core. `cache_size` is a number of texts. Raises `ModelFolderError` if the folder is not a whole model
     folder of the `task` (hashes are checked), `DeviceError` if `device="cuda"` cannot run. With `task="classification"` the
     rows of `encode` are a classifier's logits, one for each of `manifest.labels`.
     """
@@ -62,12 +64,12 @@ class Encoder:
             raise ModelFolderError(f"the model in {folder} is for {manifest.task}, not for {task}: name another folder")
         where = choose_device(device)
         try:
-            self._load(folder, where, variant, threads)
+            self._load(folder, where, variant)
         except DeviceError as error:
             if device != "auto":
                 raise
             log.warning("there is a GPU, but the model runs on the CPU: %s", error)
-            self._load(folder, "cpu", variant, threads)
+            self._load(folder, "cpu", variant)
         self.dimension = manifest.dimension
         self._output = manifest.outputs[0].name
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -76,11 +78,13 @@ class Encoder:
         if len(self._tokenizer.encode("").ids) < 2:
             # A product with a single row takes another path through the matrix library and ends in other last bits.
             raise ModelFolderError(f"the tokenizer in {folder} frames a text with fewer than two tokens: not supported")
+        several = self.provider == CPU and (threads or len(os.sched_getaffinity(0))) > 1
+        self._threads = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "encoder") if several else None
         self._cache = EmbeddingCache(cache_size, manifest.dimension)
         self._lock = threading.Lock()
         log.info("encoder %s on %s, %d dimensions", self.version, self.provider, self.dimension)
 
-    def _load(self, folder: Path, device: Literal["cpu", "cuda"], variant: str, threads: int) -> None:
+    def _load(self, folder: Path, device: Literal["cpu", "cuda"], variant: str) -> None:
         chosen: Variant = BEST_VARIANT[device] if variant == "auto" else variant  # type: ignore[assignment]
         if chosen not in self.manifest.variants:
             raise ModelFolderError(
@@ -88,7 +92,7 @@ class Encoder:
             )
         file = self.manifest.variants[chosen]
         check_files(folder, self.manifest, [file, TOKENIZER])
-        self._session = open_session(folder / file, device=device, threads=threads)
+        self._session = open_session(folder / file, device=device)
         self.provider = self._session.get_providers()[0]
         self.version = f"{self.manifest.version}-{chosen}"
 
@@ -110,9 +114,17 @@ class Encoder:
 
     def _run(self, texts: list[str]) -> NDArray[np.float32]:
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
-        vectors = np.empty((len(texts), self.dimension), np.float32)
-        for batch in micro_batches([len(ids) for ids in tokens]):
+        batches = list(micro_batches([len(ids) for ids in tokens]))
+        batches.reverse()  # the longest first: what comes last is done at about the same time
+
+        def compute(batch: list[int]) -> NDArray[np.float32]:
             input_ids = np.array([tokens[position] for position in batch], np.int64)
             feed = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
-            vectors[batch] = self._session.run([self._output], feed)[0]
+            found: NDArray[np.float32] = self._session.run([self._output], feed)[0]
+            return found
+
+        at_once = map if self._threads is None or len(batches) == 1 else self._threads.map
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for batch, found in zip(batches, at_once(compute, batches), strict=True):
+            vectors[batch] = found
         return vectors

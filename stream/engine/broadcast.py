@@ -74,9 +74,9 @@ class Broadcast:
                 raise TimeoutError(f"topic {self.topic}: nothing read for {timeout:g} s; is the broker up?")
             yield from records
 
-    def poll(self) -> Iterator[BroadcastRecord]:
-        """Yield what has arrived since, without waiting."""
-        return self._consume(0.0)
+    def poll(self, wait: float = 0.0) -> Iterator[BroadcastRecord]:
+        """Yield what has arrived since; where nothing has, what does within `wait` seconds."""
+        return self._consume(wait)
 
     def _consume(self, wait: float) -> Iterator[BroadcastRecord]:
         message: Message

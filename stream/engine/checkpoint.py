@@ -121,6 +121,7 @@ class Checkpoint:
             "partitioner": "murmur2_random",  # as Java clients do, so that a key is in the same partition everywhere
             "compression.type": "lz4",
             "linger.ms": 2,
+            "retry.backoff.ms": 5,  # a broker says that a transaction is done some ms before it takes the next: 100 would be too long
             "message.max.bytes": 100_000_000,  # what a broker let in must go out again as a dead letter; the limit is the broker's
             "queue.buffering.max.messages": 1_000_000,
             "queue.buffering.max.kbytes": 262_144,

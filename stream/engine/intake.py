@@ -61,16 +61,27 @@ class Intake:
         wait: seconds that the others wait for an empty partition which is read to its end.
         backlog_wait: seconds that they wait for one whose lag is known to be positive, or not known yet.
         capacity: entries that a partition may hold before it counts as full (back-pressure); 16 MiB are enough too.
+        arrived: is told of the entries that a fetch has brought.
     """
 
-    def __init__(self, decoders: Mapping[str, Decode], *, wait: float, backlog_wait: float, capacity: int) -> None:
+    def __init__(
+        self,
+        decoders: Mapping[str, Decode],
+        *,
+        wait: float,
+        backlog_wait: float,
+        capacity: int,
+        arrived: Callable[[Sequence[Entry]], None] = lambda entries: None,
+    ) -> None:
         self._decoders = decoders
         self._wait = wait
         self._backlog_wait = backlog_wait
         self._capacity = capacity
+        self._tell = arrived
         self._queues: dict[Partition, _Queue] = {}
         self._heads: list[tuple[int, int, int, int, Partition]] = []
         self._arrived = asyncio.Event()
+        self._in_flight = 0  # batches taken and not finished
         self._finished = asyncio.Event()
         self._finished.set()
         self._open = False
@@ -100,7 +111,7 @@ class Intake:
         self._heads = []
 
     async def drain(self) -> None:
-        """Close, and return when the batch in flight has finished."""
+        """Close, and return when the batches in flight have finished."""
         self.close()
         await self._finished.wait()
 
@@ -114,7 +125,9 @@ class Intake:
         if not fresh:
             return
         was_empty = not queue.entries
-        queue.entries.extend(map(queue.decode, fresh))
+        entries = list(map(queue.decode, fresh))
+        self._tell(entries)
+        queue.entries.extend(entries)
         queue.next_offset = fresh[-1].offset + 1
         queue.held_bytes += sum(len(record.value or b"") for record in fresh)
         queue.idle = False
@@ -127,11 +140,12 @@ class Intake:
         return {p for p, q in self._queues.items() if len(q.entries) >= self._capacity or q.held_bytes >= FULL_BYTES}
 
     async def take(self, limit: int) -> Batch:
-        """Wait for events and return up to `limit` of them. Call `finish` when their results are safe."""
+        """Wait for events and return up to `limit` of them. Call `finish` for each batch when its results are safe."""
         while True:
             self._arrived.clear()
             batch = self._merge(limit)
             if batch.entries:
+                self._in_flight += 1
                 self._finished.clear()
                 return batch
             try:
@@ -140,8 +154,10 @@ class Intake:
                 continue
 
     def finish(self) -> None:
-        """Say that the batch last taken is done with, whether or not its results were kept."""
-        self._finished.set()
+        """Say that a batch is done with, whether or not its results were kept."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._finished.set()
 
     def _merge(self, limit: int) -> Batch:
         entries: list[Entry] = []

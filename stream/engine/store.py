@@ -52,6 +52,9 @@ class ErasingOptions(RocksDBOptions):
 class StateStore(Generic[S]):
     """Reads through to RocksDB; states read or written lately stay decoded.
 
+    While one batch is written, the next is computed already, and sees what the first leads to: `keep`, then `advance` when the
+    batch before it is on disk, then `write`.
+
     Args:
         store: the Faust table's own store.
         decode: bytes to state; may raise for bytes that are none.
@@ -71,10 +74,15 @@ class StateStore(Generic[S]):
         self._decode = decode
         self._capacity = capacity
         self._states: OrderedDict[tuple[int, str], S] = OrderedDict()
+        self._kept: dict[tuple[int, str], S | None] = {}  # of the batch computed last
+        self._writing: dict[tuple[int, str], S | None] = {}  # of the batch that is on its way to the disk; None is erased
 
     def get(self, partition: int, user_id: str) -> S | None:
         """Return a user's state, or None for one never seen. The caller may change it and must then `keep` it."""
-        state = self._states.get((partition, user_id))
+        user = partition, user_id
+        if user in self._writing:
+            return self._writing[user]
+        state = self._states.get(user)
         return self.peek(partition, user_id) if state is None else state
 
     def peek(self, partition: int, user_id: str) -> S | None:
@@ -91,15 +99,21 @@ class StateStore(Generic[S]):
             raise StoreError(f"a user's state in {path} cannot be read: {error}. If it is damaged: {ADVICE}") from error
 
     def keep(self, partition: int, states: Mapping[str, S | None]) -> None:
-        """Keep states decoded for the next batch, None for one that is to be erased; the least recently kept make room."""
+        """Keep the states that a batch leads to, None for one that is to be erased."""
         for user_id, state in states.items():
+            self._kept[partition, user_id] = state
+
+    def advance(self) -> None:
+        """Say that the batch last kept goes to the disk now, and that the one before it is there."""
+        for user, state in self._writing.items():
             if state is None:
-                self._states.pop((partition, user_id), None)
+                self._states.pop(user, None)
                 continue
-            self._states[partition, user_id] = state
-            self._states.move_to_end((partition, user_id))
+            self._states[user] = state
+            self._states.move_to_end(user)
         while len(self._states) > self._capacity:
             self._states.popitem(last=False)
+        self._writing, self._kept = self._kept, {}
 
     def write(self, partition: int, states: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
         """Write encoded states and the offset of the last changelog record among them, atomically.
@@ -126,5 +140,6 @@ class StateStore(Generic[S]):
             ) from error
 
     def forget(self) -> None:
-        """Drop what is kept in memory: the partitions may belong to another worker now."""
-        self._states.clear()
+        """Drop what is kept in memory: the partitions may belong to another worker now, or a batch came to nothing."""
+        for states in (self._states, self._kept, self._writing):
+            states.clear()

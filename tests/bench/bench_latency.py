@@ -3,8 +3,9 @@
     python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10]
 
 The worker first answers a backlog, which gives its capacity. Then events go on at half that rate, evenly, and a `read_committed`
-consumer notes when each answer arrives. A round is a window of --seconds. Peers have no part in this: `theirs` is the floor, in
-ms. The worker commits after every batch, so that there is no commit interval beside the time that a batch takes.
+consumer notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds. Peers have
+no part in this: `theirs` is the floor, in ms. The worker commits after every batch, so that there is no commit interval beside the time
+that a batch takes.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ class Arrivals(threading.Thread):
         self.join()
 
 
-def paced(broker: str, prefix: str, events: Sequence[Event], rate: float) -> dict[str, float]:
-    """Send events evenly at this rate; return when each was produced, epoch seconds."""
-    producer = Producer({"bootstrap.servers": broker, "partitioner": "murmur2_random", "linger.ms": 0})
+def paced(broker: str, prefix: str, events: Sequence[Event], rate: float, linger: float) -> dict[str, float]:
+    """Send events evenly at this rate; return when each was given to the client, epoch seconds."""
+    producer = Producer({"bootstrap.servers": broker, "partitioner": "murmur2_random", "linger.ms": linger})
     sent, began = {}, time.time()
     for number, event in enumerate(events):
         wait = began + number / rate - time.time()
@@ -94,6 +95,7 @@ def main() -> None:
     options.add_argument("data", type=Path)
     options.add_argument("--backlog", type=int, default=10_000)
     options.add_argument("--seconds", type=float, default=10.0)
+    options.add_argument("--linger", type=float, default=5.0, help="ms that the producer waits for company; 5 is its default")
     options.add_argument("--partitions", type=int, default=4)
     chosen = options.parse_args()
     os.environ["BENCH_WEB_PORT"] = WEB_PORT
@@ -115,7 +117,7 @@ def main() -> None:
                 window = rest[number * count : (number + 1) * count]
                 if len(window) < count:
                     raise RuntimeError("the log is too short for so many rounds: fewer --seconds, or a smaller --backlog")
-                sent = paced(broker, prefix, window, rate)
+                sent = paced(broker, prefix, window, rate, chosen.linger)
                 time.sleep(2.0)
                 lost = sent.keys() - arrivals.at.keys()
                 if lost:
@@ -144,6 +146,7 @@ def main() -> None:
             capacity=round(capacity),
             rate=round(rate),
             commit_interval="every batch",
+            linger_ms=chosen.linger,
             where_ms=where,
             worst_round=round(max(found), 1),
             median_of_rounds=round(statistics.median(found), 1),

@@ -19,6 +19,7 @@ from typing import Any
 
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Output
+from stream.engine.intake import Batch
 from stream.replay.source import read_folder
 from stream.replay.variant import Variant
 from stream.settings import Settings
@@ -64,7 +65,8 @@ def main() -> None:
     gc.freeze()  # the events are all in memory only here
     began, began_cpu = time.perf_counter(), time.process_time()
     for at in range(0, len(events), options.batch):
-        answers = variant.answer(events[at : at + options.batch])
+        answers = variant.pipeline.process(Batch(events[at : at + options.batch]), variant.states).outputs
+        variant.knowledge.memory.take_delta()
         if options.output is not None:
             outputs += answers
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu

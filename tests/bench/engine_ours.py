@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import tally
 
 from stream import topics
 from stream.app import App
-from stream.decode import Event, decode_click, decode_erasure, decode_search
+from stream.decode import Entry, Event, decode_click, decode_erasure, decode_search
 from stream.engine.checkpoint import Output, Work
 from stream.engine.folder import StateFolder
 from stream.engine.intake import Batch
@@ -39,6 +40,10 @@ class TallyPipeline:
     def __init__(self, output: str, start: tally.Start) -> None:
         self._output = output
         self._start = start
+
+    @staticmethod
+    def texts(entries: Sequence[Entry]) -> list[str]:
+        return []
 
     def process(self, batch: Batch, states: StateStore[bytes]) -> Work:
         self._start()
@@ -69,6 +74,9 @@ class NothingLearned:
     def save(self) -> None: ...
     def published(self) -> None: ...
     def reload(self) -> None: ...
+
+    def overdue(self) -> bool:
+        return False
 
     def outputs(self) -> list[Output]:
         return []

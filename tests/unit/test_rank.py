@@ -10,10 +10,11 @@ import torch
 from rich.console import Console
 
 from model_export import rank
-from model_export.data import EARLIEST, DataError, Source
+from model_export.data import DataError, Source
 from model_export.manifest import amend
 from model_export.occasions import Examples, Occasions
 from model_export.options import Options, TrainingError
+from stream.decode import EARLIEST
 from stream.encoder import Encoder, read_manifest
 from stream.encoder.manifest import RankWeights, Training
 from stream.knowledge import Knowledge
