@@ -1,9 +1,12 @@
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -100,16 +103,30 @@ def threads_of_this_process() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def test_the_number_of_threads_reaches_onnx_runtime(tiny_model: Path) -> None:
+class Watched:
+    """The session, noting how many calls are under way; each waits until so many are, or for a second."""
+
+    def __init__(self, encoder: Encoder, expected: int) -> None:
+        self._session = encoder._session
+        self._met = threading.Barrier(expected)
+        self.at_once = 0
+
+    def run(self, *arguments: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._met.wait(1)
+            self.at_once = self._met.parties
+        return self._session.run(*arguments)
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(1, 0), (3, 3)])
+def test_so_many_micro_batches_are_computed_at_once(tiny_model: Path, threads: int, at_once: int) -> None:
     before = threads_of_this_process()
-    encoder = Encoder(tiny_model, device="cpu", threads=4)
-    assert threads_of_this_process() == before + 3  # the caller's own thread is the fourth
-    given_options = encoder._session.get_session_options()
-    assert given_options.intra_op_num_threads == 4
-    assert given_options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    one = threads_of_this_process()
-    Encoder(tiny_model, device="cpu", threads=1)
-    assert threads_of_this_process() == one
+    encoder = Encoder(tiny_model, device="cpu", threads=threads)
+    assert threads_of_this_process() == before, "ONNX Runtime computes in the thread that calls"
+    watched = Watched(encoder, max(2, threads))
+    encoder._session = watched  # type: ignore[assignment]
+    encoder.encode(["red", "red hose", "red hose red"])
+    assert watched.at_once == at_once
 
 
 def test_cuda_without_a_gpu_is_an_error_that_says_what_to_do(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

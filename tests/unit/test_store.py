@@ -1,0 +1,70 @@
+"""The states' store while one batch is on its way to the disk and the next is computed already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import rocksdict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.engine.store import StateStore
+
+USERS = ["ada", "bea", "cem"]
+batches = st.lists(
+    st.dictionaries(st.sampled_from(USERS), st.one_of(st.none(), st.binary(min_size=1, max_size=3)), min_size=1), max_size=12
+)
+
+
+class Disk:
+    """What `StateStore` uses of a Faust table's store."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._database: rocksdict.Rdict | None = None
+
+    def _db_for_partition(self, partition: int) -> rocksdict.Rdict:
+        if self._database is None:
+            self._database = rocksdict.Rdict(str(self._folder), rocksdict.Options(raw_mode=True))
+        return self._database
+
+    def partition_path(self, partition: int) -> Path:
+        return self._folder
+
+
+def encoded(states: Mapping[str, bytes | None]) -> dict[bytes, bytes | None]:
+    return {user.encode(): state for user, state in states.items()}
+
+
+@given(batches=batches, written_before=st.lists(st.booleans(), min_size=12, max_size=12), capacity=st.integers(0, 3))
+def test_a_batch_sees_what_the_ones_before_led_to_wherever_that_is_by_then(tmp_path_factory, batches, written_before, capacity):
+    store: StateStore[bytes] = StateStore(Disk(tmp_path_factory.mktemp("s")), bytes, capacity=capacity)  # type: ignore[arg-type]
+    expected: dict[str, bytes | None] = {}
+    writing: dict[str, bytes | None] | None = None
+    for batch, early in zip(batches, written_before, strict=False):
+        if early and writing is not None:
+            store.write(0, encoded(writing), 1)
+        for user in USERS:
+            assert store.get(0, user) == expected.get(user)
+        store.keep(0, batch)
+        if not early and writing is not None:
+            store.write(0, encoded(writing), 1)
+        store.advance()
+        writing = batch
+        expected |= batch
+    for user in USERS:
+        assert store.get(0, user) == expected.get(user)
+
+
+def test_what_came_to_nothing_is_forgotten(tmp_path: Path) -> None:
+    store: StateStore[bytes] = StateStore(Disk(tmp_path), bytes, capacity=10)  # type: ignore[arg-type]
+    store.keep(0, {"ada": b"1"})
+    store.advance()
+    store.write(0, {b"ada": b"1"}, 1)
+    store.keep(0, {"ada": b"2", "bea": b"1"})
+    store.advance()
+    store.keep(0, {"ada": b"3"})
+    assert store.get(0, "ada") == b"2"
+    store.forget()
+    assert (store.get(0, "ada"), store.get(0, "bea")) == (b"1", None)
