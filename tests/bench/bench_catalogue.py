@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from bench_pipeline import STEPS, timed
 
 from stream.decode import Event, decode_click, decode_search
 from stream.encoder import Encoder
+from stream.engine.broadcast import BroadcastRecord
 from stream.engine.intake import Batch
 from stream.events import Item, RecommendedItem
 from stream.pipeline import Pipeline, Turn, occasion
@@ -117,19 +118,10 @@ class Shop:
         return events[:count], queries
 
 
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-
-
 def event(topic: str, number: int, user: str, time_ms: int, what: dict[str, str]) -> Event:
     body = {"event_id": f"e{number}", "user_id": user, "timestamp": time_ms, **what}
     decode = decode_search if topic == "searches" else decode_click
-    found = decode(Record(topic, 0, number, time_ms, user.encode(), msgspec.json.encode(body)))
+    found = decode(BroadcastRecord(topic, 0, number, time_ms, user.encode(), msgspec.json.encode(body)))
     assert isinstance(found, Event), found
     return found
 

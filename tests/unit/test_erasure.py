@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
 from stream.encoder import Encoder
+from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch, Intake, Partition
 from stream.events import Item
@@ -28,31 +28,22 @@ START = 1_756_684_800_000
 TITLES = ["red hose", "blue shoe", "war game", "coffee grinder"]
 
 
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-
-
 def search(offset: int, user: str, query: str, time: int) -> Event:
     event = {"event_id": f"s{offset}", "user_id": user, "query": query, "timestamp": time}
-    found = decode_search(Record("searches", 0, offset, time, user.encode(), json.dumps(event).encode()))
+    found = decode_search(BroadcastRecord("searches", 0, offset, time, user.encode(), json.dumps(event).encode()))
     assert isinstance(found, Event), found
     return found
 
 
 def click(offset: int, user: str, item: str, time: int) -> Event:
     event = {"event_id": f"c{offset}", "user_id": user, "item_id": item, "timestamp": time}
-    found = decode_click(Record("clicks", 0, offset, time, user.encode(), json.dumps(event).encode()))
+    found = decode_click(BroadcastRecord("clicks", 0, offset, time, user.encode(), json.dumps(event).encode()))
     assert isinstance(found, Event), found
     return found
 
 
 def erase(offset: int, user: str, time: int) -> Erasure:
-    found = decode_erasure(Record("erasures", 0, offset, time, user.encode(), None))
+    found = decode_erasure(BroadcastRecord("erasures", 0, offset, time, user.encode(), None))
     assert isinstance(found, Erasure), found
     return found
 
@@ -164,7 +155,7 @@ def test_an_erasure_takes_its_place_by_kafka_time_behind_events_of_the_same_mill
     [(None, None, "key"), (b"", None, "key"), (b"\xff", None, "key"), (b"anna", b"{}", "value"), (b"anna", b"", "value")],
 )
 def test_what_is_no_erasure_is_set_aside(key: bytes | None, value: bytes | None, fault: str) -> None:
-    found = decode_erasure(Record("erasures", 0, 0, START, key, value))
+    found = decode_erasure(BroadcastRecord("erasures", 0, 0, START, key, value))
     assert isinstance(found, Reject)
     assert found.error.startswith(f"{fault}: ")
 

@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from confluent_kafka import Producer
 
 from stream import knowledge
 from stream.encoder import Encoder
+from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.embedded_broker import EmbeddedBroker
 from stream.knowledge import Knowledge
 from stream.settings import Broker, Engine, Settings, Topics
 
 T = 1_756_684_800_000
-
-
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
 
 
 @pytest.fixture
@@ -89,7 +80,7 @@ def test_dead_letters_of_items_go_out_once_and_again_only_where_their_batch_came
     found = new_knowledge(world)
     letters = []
     for offset in range(2):
-        found.put_items([Record("items", 0, offset, T, b"i", json.dumps({"title": 1}).encode())])
+        found.put_items([BroadcastRecord("items", 0, offset, T, b"i", json.dumps({"title": 1}).encode())])
         letters.append(found.outputs())
     assert [len(outputs) for outputs in letters] == [1, 1]
     found.published()  # the first

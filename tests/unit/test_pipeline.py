@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream.decode import Event, Reject
 from stream.encoder import Encoder
+from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.events import Item
@@ -28,15 +29,6 @@ HOUR = 3_600_000
 TITLES = ["garden hose red", "garden hose blue", "running shoe", "space war game", "coffee grinder", ""]
 ITEMS = [Item(item_id=f"i{number}", title=title) for number, title in enumerate(TITLES)]
 QUERIES = ["garden hose", "shoes", "where is my order", "war", " ", ""]
-
-
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
 
 
 class Happening(NamedTuple):
@@ -79,7 +71,7 @@ def entries(made: list[Happening]) -> list[Event | Reject]:
         topic, key, value = values[-1]
         read = Pipeline.decode_search if topic == "searches" else Pipeline.decode_click
         partition = int(key[1:])  # a user has one: the key decides
-        decoded.append(read(Record(topic, partition, number, 0, key, value)))
+        decoded.append(read(BroadcastRecord(topic, partition, number, 0, key, value)))
     return decoded
 
 
