@@ -68,7 +68,8 @@ class Knowledge:
         self._in_flight = 0  # own contributions that are published but not read back yet
         self._rejects = [*chain.from_iterable(self._publishing), *self._rejects]
         self._publishing.clear()
-        self._saved_at = self._settled_at = monotonic()
+        self._saved_at = monotonic()
+        self._put_off_at: float | None = None  # when a save that was due could not be made
 
     def load(self) -> None:
         """Read both topics to their end; what was learned before comes from disk.
@@ -153,15 +154,16 @@ class Knowledge:
         self._publishing.popleft()
 
     def overdue(self) -> bool:
-        """Return whether so much time has passed without a moment to save that one should be made: see `settle`."""
-        return monotonic() - max(self._saved_at, self._settled_at) > OVERDUE
+        """Return whether saving has been put off for so long that a moment for it should be made: see `settle`."""
+        return self._put_off_at is not None and monotonic() - self._put_off_at > OVERDUE
 
     def settle(self) -> None:
         """Wait until own contributions have been read back, and save. Meant for when all that was to be published is."""
-        self._settled_at = monotonic()
-        while self._in_flight and monotonic() - self._settled_at < SETTLE:
-            for record in self._log.poll(0.05):
+        deadline = monotonic() + SETTLE
+        while self._in_flight and monotonic() < deadline:
+            for record in self._log.poll(0.01):
                 self._merge(record)
+        self._put_off_at = None
         self.save()
 
     def save(self) -> None:
@@ -170,9 +172,13 @@ class Knowledge:
         Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
         the sum of the topic up to those offsets, and each contribution counts once after a restart.
         """
-        if self._in_flight or self._rejects or any(self._publishing) or monotonic() - self._saved_at < SAVE_EVERY:
+        now = monotonic()
+        if now - self._saved_at < SAVE_EVERY:
             return
-        self._saved_at = monotonic()
+        if self._in_flight or self._rejects or any(self._publishing):
+            self._put_off_at = self._put_off_at or now
+            return
+        self._saved_at, self._put_off_at = now, None
         batch = rocksdict.WriteBatch(raw_mode=True)
         changes = self.memory.export_changes()
         for key, value in changes.items():
