@@ -78,8 +78,8 @@ class Encoder:
         if len(self._tokenizer.encode("").ids) < 2:
             # A product with a single row takes another path through the matrix library and ends in other last bits.
             raise ModelFolderError(f"the tokenizer in {folder} frames a text with fewer than two tokens: not supported")
-        several = self.provider == CPU and (threads or len(os.sched_getaffinity(0))) > 1
-        self._threads = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "encoder") if several else None
+        count = threads or os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(count, "encoder") if count > 1 and self.provider == CPU else None
         self._cache = EmbeddingCache(cache_size, manifest.dimension)
         self._lock = threading.Lock()
         log.info("encoder %s on %s, %d dimensions", self.version, self.provider, self.dimension)
@@ -107,6 +107,10 @@ class Encoder:
                 self._cache.put(list(new), fresh)
                 vectors[unknown] = fresh[[new[texts[position]] for position in unknown]]
         return vectors
+
+    def __contains__(self, text: str) -> bool:
+        """Return whether a text's vector is in the cache; any thread may ask."""
+        return text in self._cache
 
     def warm_up(self) -> None:
         """Run the model once on a short and a long text: the first event shall not wait for what loads lazily."""

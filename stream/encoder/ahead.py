@@ -28,7 +28,8 @@ class Ahead:
     def want(self, texts: Iterable[str]) -> None:
         """Say what will be wanted; the first first."""
         for text in texts:
-            self._texts.put(text)
+            if text not in self._encoder:
+                self._texts.put(text)
 
     def _run(self) -> None:
         while True:

@@ -23,6 +23,10 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    def __contains__(self, text: str) -> bool:
+        """Return whether the text's vector is here; asking does not count as use."""
+        return text in self._row_of
+
     def get(self, texts: Sequence[str], out: NDArray[np.float32]) -> list[int]:
         """Write known texts' vectors into their rows of `out` (len(texts), dimension); return the other positions."""
         rows: list[int] = []

@@ -24,9 +24,20 @@ def test_what_was_announced_is_encoded_when_it_is_wanted(tiny_model: Path, monke
     encoder = Encoder(tiny_model, device="cpu")
     expected = encoder._run(["red hose", "garden"])
     Ahead(encoder).want(["garden", "red hose", "garden"])
-    wait_until(lambda: len(encoder._cache) == 2)
+    wait_until(lambda: "garden" in encoder and "red hose" in encoder)
     monkeypatch.setattr(encoder, "_run", lambda texts: pytest.fail(f"{texts} had to be encoded"))
     assert np.array_equal(encoder.encode(["red hose", "garden"]), expected)
+
+
+def test_what_is_known_already_is_not_encoded_again(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(tiny_model, device="cpu")
+    encoder.encode(["garden"])
+    asked: list[str] = []
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda texts: asked.extend(texts) or encode(texts))
+    Ahead(encoder).want(["garden", "red hose"])
+    wait_until(lambda: "red hose" in encoder)
+    assert asked == ["red hose"]
 
 
 def test_a_text_that_cannot_be_encoded_is_left_to_whoever_wants_it(
@@ -46,6 +57,6 @@ def test_a_text_that_cannot_be_encoded_is_left_to_whoever_wants_it(
         ahead.want(["red hose"])
         assert tried.wait(10)
         ahead.want(["garden"])
-        wait_until(lambda: len(encoder._cache) == 1)
+        wait_until(lambda: "garden" in encoder)
     assert "out of memory" in caplog.text
     assert encoder.encode(["red hose"]).shape == (1, encoder.dimension)

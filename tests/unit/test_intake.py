@@ -128,6 +128,22 @@ def test_what_is_fetched_again_after_a_seek_is_taken_once() -> None:
     asyncio.run(run())
 
 
+def test_what_a_fetch_brings_is_told_once_and_before_it_is_handed_out() -> None:
+    told: list[list[int]] = []
+    intake = Intake(
+        {"clicks": decode_search},
+        wait=0.0,
+        backlog_wait=0.0,
+        capacity=10,
+        arrived=lambda entries: told.append([entry.record.offset for entry in entries]),
+    )
+    intake.assign({CLICKS: 1})
+    intake.put(CLICKS, records(CLICKS, [5, 6, 7]))
+    intake.put(CLICKS, records(CLICKS, [6, 7, 8], start=1))
+    intake.put(SEARCHES, records(SEARCHES, [9]))
+    assert told == [[1, 2], [3]]
+
+
 def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
     async def run() -> None:
         intake = new_intake(wait=0.0)
