@@ -114,7 +114,7 @@ def _first_day(log: Log, manifest: Manifest, folder: Path) -> int:
     trained = manifest.training
     if trained is None or trained.until is None:
         return EARLIEST
-    if log.events[-1].time <= trained.until:
+    if log.events and log.events[-1].time <= trained.until:
         raise DataError(
             f"the encoder in {folder} was trained on events to {_day(trained.until)}, and the log ends at {_day(log.events[-1].time)}: "
             "the ranker has to be learned from what came later. Give a later --until, train the encoder with an earlier one, or add "

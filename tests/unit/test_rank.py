@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from model_export import rank
-from model_export.data import DataError, Source
+from model_export.data import DataError, Source, Span
 from model_export.manifest import amend
 from model_export.occasions import Examples, Occasions
 from model_export.options import Options, TrainingError
@@ -119,6 +119,9 @@ def test_nothing_is_learned_from_the_days_that_the_encoder_was_trained_on(model,
     trained_until(400)
     with pytest.raises(DataError, match="learned from what came later"):
         rank.train(log, folder, options(tmp_path), QUIET)
+    nothing = Source(log.folder, Span(until=T))
+    with pytest.raises(DataError, match="no usable searches or clicks"):
+        rank.train(nothing, folder, options(tmp_path), QUIET)
     trained_until(300)
     seen: list[Examples] = []
 
