@@ -40,8 +40,8 @@ RETRY_SECONDS = 0.1
 COMMITTED_SECONDS = 60.0  # that the group's coordinator may take to say what is committed
 FETCH_SECONDS = 0.25  # that a fetch of nothing may take; a rebalance waits for it
 # However little it brings, a fetch takes aiokafka and Faust some ms of Python, in which no event is answered.
-PAUSE = 0.01  # seconds between two that bring
 LITTLE = 500  # records
+PAUSE = 0.01  # seconds after a fetch that brought fewer
 
 
 NO_GENERATION = -1

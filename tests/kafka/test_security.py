@@ -48,6 +48,7 @@ def broker(
         admin = AdminClient(broker.admin)
         for future in admin.create_acls(documented_rights()).values():
             future.result(30)
+        del admin  # it would look for the broker, and say so, long after its end
         yield broker
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from stream.encoder import DeviceError, Encoder, ModelFolderError, read_manifest
 from stream.encoder import session as onnx_session
 
-DEFAULT = Path(__file__).parents[2] / "models" / "default"
 VARIANTS = ("fp32", "int8")
 
 words = st.sampled_from(
@@ -39,11 +38,9 @@ def test_a_vector_does_not_depend_on_its_neighbours_bit_for_bit(encoder: Encoder
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_nor_does_it_in_the_default_model_at_any_batch_size_or_thread_count(variant: str) -> None:
-    if not DEFAULT.is_dir():
-        pytest.skip("no models/default: make it with `model-export export --output models/default`")
+def test_nor_does_it_in_the_default_model_at_any_batch_size_or_thread_count(model_folder: Path, variant: str) -> None:
     sentences = [f"{word} {n} {'and more ' * (n % 7)}".strip() for n in range(60) for word in ("hose", "red shoes")]
-    one, two = (Encoder(DEFAULT, device="cpu", variant=variant, threads=n, cache_size=0) for n in (1, 2))  # type: ignore[arg-type]
+    one, two = (Encoder(model_folder, device="cpu", variant=variant, threads=n, cache_size=0) for n in (1, 2))  # type: ignore[arg-type]
     expected = one.encode(sentences)
     assert np.array_equal(two.encode(sentences), expected)
     rng = np.random.default_rng(0)
