@@ -25,6 +25,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded BERT of two layers, as one would come from the hub."""
+    from tiny_model import write_base
+
+    return write_base(tmp_path_factory.mktemp("base") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
 def new_kafka() -> Callable[..., KafkaBroker]:
     """Makes a real Kafka in a folder, to be started."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_model import WORDS, write_base
+from tiny_model import WORDS
 from torch import nn
 
 from model_export.classify import Classifier
@@ -23,11 +23,6 @@ from model_export.pairs import pad
 
 QUERIES = [f"{a} {b}" for a in WORDS[:8] for b in WORDS[8:12]]
 TARGETS = [number % 2 for number in range(len(QUERIES))]
-
-
-@pytest.fixture(scope="module")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "tiny-bert")
 
 
 @dataclass

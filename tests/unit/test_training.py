@@ -1,4 +1,4 @@
-"""Retrieve and classify: what is learned from, the gates, and the folders that come out; on a seeded BERT of two layers."""
+"""Retrieve: the layers that are kept, the judge, the gates, and the folder that comes out; on a seeded BERT of two layers."""
 
 import json
 import os
@@ -13,9 +13,8 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_model import write_base
+from training import MINUTE, NOON, WORDS, train, write_shop
 from typer.testing import CliRunner
 
 from model_export.cli import app
@@ -26,111 +25,17 @@ from model_export.folder import publish
 from model_export.gates import check_variants
 from model_export.judge import judge
 from model_export.manifest import amend
-from model_export.noise import misspell
 from model_export.options import TrainingError
-from model_export.pairs import Pairs, hard_negatives, make_pairs, succeeded
+from model_export.pairs import Pairs, make_pairs
 from model_export.verify import verify
-from stream.encoder import Encoder, ModelFolderError, read_manifest
+from stream.encoder import Encoder, read_manifest
 from stream.recommend.catalogue import item_text
 from stream.settings import Settings
-
-NOON = 1_700_000_000_000
-MINUTE = 60_000
-WORDS = ["garden hose", "blue shoe", "space game", "coffee grinder", "red shoes", "war game", "running shoe", "running order"]
-
-
-@pytest.fixture(scope="module")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "tiny-bert")
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty items of eight kinds; who asks for letters that stand for a kind clicks an item of it, another the next time."""
-    folder = tmp_path_factory.mktemp("shop")
-    random = Random(0)
-    codes = [f"{a}{b}" for a, b in zip("qxzvwkjy", "zqvxkwyj", strict=True)]
-    items = [{"item_id": f"{k}-{n}", "title": f"{WORDS[k]} {n}"} for k in range(8) for n in range(5)]
-    searches, clicks = [], []
-    for n in range(600):
-        kind, time, user = random.randrange(8), NOON + n * MINUTE, f"u{n}"
-        query = f"{codes[kind]} {random.choice('abcdefgh')}{random.choice('abcdefgh')}{random.randrange(100)}"
-        searches.append({"event_id": f"s{n}", "user_id": user, "query": query, "timestamp": time})
-        for second in range(random.randint(1, 2)):
-            item = f"{kind}-{random.randrange(5)}"
-            clicks.append(
-                {"event_id": f"c{n}-{second}", "user_id": user, "item_id": item, "timestamp": time + 1000 * (second + 1)}
-            )
-    for name, records in (("items", items), ("searches", searches), ("clicks", clicks)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return folder
-
-
-def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-class TestTypingNoise:
-    @given(st.text("abcdefghij klmnop", min_size=2, max_size=30), st.integers())
-    def test_is_one_or_two_errors(self, text: str, seed: int) -> None:
-        wrong = misspell(text, Random(seed))
-        assert abs(len(wrong) - len(text)) <= 2
-        assert wrong
-
-    def test_alters_most_texts_in_several_ways(self) -> None:
-        found = {misspell("coffee grinder", Random(seed)) for seed in range(200)}
-        assert len(found) > 50
-        assert sum(misspell("hose", Random(seed)) != "hose" for seed in range(200)) > 180
-
-    def test_meets_the_share_of_queries_asked_for_and_no_item(self, shop: Path, tiny_base: Path) -> None:
-        log = Source(shop).read()
-        texts = {item_id: item_text(item) for item_id, item in log.items.items()}
-        pairs = make_pairs(log, texts)
-        tokenizer = load_base(str(tiny_base)).tokenizer
-        for share in (0.0, 0.5, 1.0):
-            made = Pairs(pairs, texts, [[] for _ in pairs], tokenizer, noise=share)
-            examples = [made.example(n, Random(n)) for n in range(len(pairs))]
-            altered = [e.anchor != e.pair.anchor for e in examples if e.pair.is_query]
-            assert np.mean(altered) == pytest.approx(share, abs=0.1)
-            assert not any(e.anchor != e.pair.anchor for e in examples if not e.pair.is_query)
-
-
-class TestPairs:
-    def test_join_a_query_with_the_click_that_followed_and_a_click_with_the_next(self, shop: Path) -> None:
-        log = Source(shop).read()
-        texts = {item_id: item_text(item) for item_id, item in log.items.items()}
-        pairs = make_pairs(log, texts)
-        assert {pair.is_query for pair in pairs} == {True, False}
-        for pair in pairs:
-            assert pair.item_id in pair.positives
-        for before, after in succeeded(log):
-            assert before.split("-")[0] == after.split("-")[0]
-            assert before != after
-
-    def test_never_count_what_belongs_to_an_anchor_as_a_negative(self, shop: Path, tiny_base: Path) -> None:
-        log = Source(shop).read()
-        texts = {item_id: item_text(item) for item_id, item in log.items.items()}
-        pairs = make_pairs(log, texts)
-        base = load_base(str(tiny_base))
-        anchors = vectors(base, [pair.anchor for pair in pairs])
-        items, ids = vectors(base, list(texts.values())), list(texts)
-        near = hard_negatives(pairs, anchors, items, ids, 4)
-        for pair, row, found in zip(pairs, anchors, near, strict=True):
-            assert len(found) == 4
-            assert not pair.positives & set(found)
-            others = [float(items[ids.index(i)] @ row) for i in ids if i not in pair.positives and i not in found]
-            assert min(float(items[ids.index(i)] @ row) for i in found) >= max(others)
-        made = Pairs(pairs, texts, near, base.tokenizer, noise=0.0)
-        examples = [made.example(n, Random(n)) for n in range(24)]
-        batch = made.collate(examples)
-        listed = list(dict.fromkeys([*(e.pair.item_id for e in examples), *(i for e in examples for i in e.negatives)]))
-        assert len(batch["item_ids"]) == len(listed) > len({e.pair.item_id for e in examples})
-        for row, example in enumerate(examples):
-            assert listed[int(batch["target"][row])] == example.pair.item_id
-            refused = {item for item, allowed in zip(listed, batch["allowed"][row].tolist(), strict=True) if not allowed}
-            assert refused == (example.pair.positives & set(listed)) - {example.pair.item_id}
+    return write_shop(tmp_path_factory.mktemp("shop"))
 
 
 class TestLayers:
@@ -240,7 +145,7 @@ class TestGates:
 def trained(shop: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("retrieve") / "model"
     options = ["--epochs", "6", "--learning-rate", "2e-3", "--precision", "fp32", "--layers", "1", "--tracker", "none"]
-    run("--data", shop, "--output", folder, "--base", tiny_base, "--until", "2023-11-15T06:00:00Z", *options)
+    train("--data", shop, "--output", folder, "--base", tiny_base, "--until", "2023-11-15T06:00:00Z", *options)
     return folder
 
 
@@ -293,59 +198,6 @@ class TestRetrieve:
         assert card.count("## A part") == 1
         assert "second" in card
         assert "## Training" in card
-
-
-class TestClassify:
-    def test_learns_intents_and_reports_each_class(self, tiny_base: Path, tmp_path: Path) -> None:
-        random = Random(0)
-        kinds = {"order": "where is my order", "water": "garden hose", "play": "space war game"}
-
-        def lines(count: int) -> str:
-            chosen = [random.choice(list(kinds)) for _ in range(count)]
-            asked = [" ".join(random.sample(kinds[k].split(), 2)) + f" {random.randrange(100)}" for k in chosen]
-            return "".join(json.dumps({"query": q, "intent": k}) + "\n" for q, k in zip(asked, chosen, strict=True))
-
-        (tmp_path / "train.jsonl").write_text(lines(300))
-        (tmp_path / "test.jsonl").write_text(lines(60))
-        folder = tmp_path / "model"
-        options = ["--epochs", "4", "--learning-rate", "2e-3", "--tracker", "none"]
-        said = run("--task", "classify", "--data", tmp_path, "--output", folder, "--base", tiny_base, *options)
-        manifest = verify(folder)
-        assert manifest.labels == ["order", "play", "water"]
-        assert manifest.training is not None
-        assert manifest.training.held_out["int8"] > 0.95
-        encoder = Encoder(folder, task="classification")
-        logits = encoder.encode(["my order is where", "garden hose 7"])
-        assert [manifest.labels[place] for place in logits.argmax(axis=1)] == ["order", "water"]
-        for label in manifest.labels:
-            assert f"| {label} | " in (folder / "README.md").read_text()
-            assert f"| {label} | " in said
-        with pytest.raises(ModelFolderError, match="is for classification, not for sentence-embedding"):
-            Encoder(folder)
-
-    def test_tells_searches_that_are_followed_by_a_click_from_those_that_are_not(self, tiny_base: Path, tmp_path: Path) -> None:
-        random = Random(0)
-        files: dict[str, list[dict[str, object]]] = {
-            "items": [{"item_id": "hose", "title": "hose"}],
-            "searches": [],
-            "clicks": [],
-        }
-        for n in range(300):
-            found, user, time = random.random() < 0.5, f"u{n % 7}", NOON + n * 40 * MINUTE
-            query = random.choice(["garden hose", "red hose"] if found else ["where is", "of and"]) + f" {n}"
-            files["searches"].append({"event_id": f"s{n}", "user_id": user, "query": query, "timestamp": time})
-            if found:
-                files["clicks"].append({"event_id": f"c{n}", "user_id": user, "item_id": "hose", "timestamp": time + MINUTE})
-        for name, records in files.items():
-            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        folder = tmp_path / "model"
-        options = ["--epochs", "4", "--learning-rate", "2e-3", "--tracker", "none"]
-        run("--task", "classify", "--data", tmp_path, "--output", folder, "--base", tiny_base, *options)
-        manifest = verify(folder)
-        assert manifest.labels == ["click", "no click"]
-        assert manifest.training is not None
-        assert manifest.training.held_out["int8"] > 0.95
-        assert manifest.training.since == NOON
 
 
 @pytest.mark.parametrize(
