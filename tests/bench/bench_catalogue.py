@@ -20,7 +20,7 @@ import json
 import resource
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -154,7 +154,8 @@ class Trial:
         self.pipeline = Pipeline(
             self.settings, cast(Encoder, Given(queries)), Recommender(self.catalogue, self.memory, self.recommend)
         )
-        self.states, self.spent = MemoryStates(), Counter[str]()
+        self.states = MemoryStates()
+        self.spent: dict[str, float] = defaultdict(float)
         self.turns: list[Turn] = []
         self.run(events[: options.warm])
         self.events = events[options.warm :]
@@ -172,7 +173,7 @@ class Trial:
         self.spent.clear()
         began = time.process_time()
         self.run(self.events[number * count : (number + 1) * count])
-        self.spent["all"] = time.process_time() - began  # type: ignore[assignment]
+        self.spent["all"] = time.process_time() - began
         self.costs.append({step: seconds / count * 1e6 for step, seconds in self.spent.items()})
 
     def result(self, probes: int) -> dict[str, Any]:
@@ -236,7 +237,8 @@ def directions(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return found
 
 
 def word(random: Random) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from side_by_side import parser, report, take_turns
@@ -61,7 +62,8 @@ class Side:
 
     @property
     def vectors(self) -> np.ndarray:
-        return np.load(self._vectors)
+        found: np.ndarray = np.load(self._vectors)
+        return found
 
 
 @contextmanager
@@ -91,7 +93,8 @@ def main() -> None:
         rates = dict(zip(sides, take_turns(chosen.rounds, *sides.values()), strict=True))
         exact = sides["sentence-transformers"].vectors
         cosine = {name: round(float((side.vectors * exact).sum(1).mean()), 5) for name, side in sides.items()}
-    facts = {"texts": len(texts), "cosine_to_fp32": cosine, "chosen": {name: side.choice for name, side in sides.items()}}
+    choices = {name: side.choice for name, side in sides.items()}
+    facts: dict[str, Any] = {"texts": len(texts), "cosine_to_fp32": cosine, "chosen": choices}
     report(
         "encoder on the CPU, real queries, all different; against sentence-transformers on torch, fp32",
         rates["ours"],

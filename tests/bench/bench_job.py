@@ -18,7 +18,7 @@ from pathlib import Path
 from bench_engine import FLOORS as ENGINES
 from bench_engine import NAMES
 from side_by_side import parser, report, take_turns
-from stage import OURS, PEERS, fill, kafka, make_topic, new_engine, read, run_engine, unique
+from stage import OURS, PEERS, Engine, fill, kafka, make_topic, new_engine, read, run_engine, unique
 
 from stream.decode import Event
 from stream.replay.source import Recording, read_folder
@@ -51,7 +51,7 @@ class Side:
     def __init__(
         self, python: str, program: str, broker: str, folder: Path, prefix: str, events: list[Event], parts: int
     ) -> None:
-        self._make = lambda: new_engine(python, program, broker, folder, prefix, parts)
+        self._make: Callable[[], Engine] = lambda: new_engine(python, program, broker, folder, prefix, parts)
         self._events = {(f"{prefix}-{e.record.topic}", e.behaviour.user_id, e.behaviour.event_id) for e in events}
         self.first: dict[str, str] = {}
 

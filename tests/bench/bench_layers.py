@@ -37,7 +37,7 @@ def main(layers: int) -> None:
             export_fp32(Servable.encoder(model), source)
             target = Path(folder) / f"{count}.{FILES['int8']}"
             write_int8(source, target, base.tokenizer, CALIBRATION, SMOOTHING)
-            sessions[count] = open_session(target, device="cpu", threads=1)
+            sessions[count] = open_session(target, device="cpu")
     tokens = [encoding.ids for encoding in base.tokenizer.encode_batch_fast(TEXTS)]
     batches = [np.array([tokens[place] for place in batch]) for batch in micro_batches([len(ids) for ids in tokens])]
     seconds: dict[int, list[float]] = {count: [] for count in sessions}

@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from stream.settings import Settings
 STEPS = ("window", "embed", "drift", "recommend", "publish")
 
 
-def timed(owner: Any, name: str, spent: Counter[str]) -> None:
+def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
     """Add the CPU time of the calls of `owner.name` to `spent[name]`."""
     function: Callable[..., Any] = getattr(owner, name)
 
@@ -58,7 +57,7 @@ def main() -> None:
     if not options.encode:
         encoder.encode(sorted({query for event in events if (query := event.behaviour.query)}))
 
-    spent: Counter[str] = Counter()
+    spent = dict.fromkeys(STEPS, 0.0)
     for step in STEPS:
         timed(variant.pipeline, step, spent)
     outputs: list[Output] = []

@@ -84,12 +84,13 @@ class NothingLearned:
 
 def settings(broker: str, group: str, events: str, output: str, partitions: int, folder: Path, **engine: Any) -> Settings:
     names = {topic: f"{group}-{topic}" for topic in ("searches", "items", "erasures", "drift", "dead_letters", "memory")}
-    return Settings(
-        broker={"servers": broker, "group": group},
-        topics={"clicks": events, "recommendations": output, "partitions": partitions, **names},
-        engine={"state_folder": folder, **engine},
-        web={"enabled": False},
-    )
+    given: dict[str, Any] = {
+        "broker": {"servers": broker, "group": group},
+        "topics": {"clicks": events, "recommendations": output, "partitions": partitions, **names},
+        "engine": {"state_folder": folder, **engine},
+        "web": {"enabled": False},
+    }
+    return Settings(**given)
 
 
 def main() -> None:

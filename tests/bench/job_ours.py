@@ -25,7 +25,7 @@ def main() -> None:
         began()
         return process(self, *arguments)
 
-    Pipeline.process = noted  # type: ignore[method-assign]
+    Pipeline.process = noted  # type: ignore[method-assign, assignment]
     worker.run(settings(broker, group, events, output, int(partitions), Path(folder)), "warning")
 
 

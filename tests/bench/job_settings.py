@@ -19,14 +19,14 @@ def settings(broker: str, group: str, events: str, output: str, partitions: int,
     inputs = {topic: f"{events}-{topic}" for topic in ("searches", "clicks", "items")}
     others = {topic: f"{group}-{topic}" for topic in ("erasures", "drift", "dead_letters", "memory")}
     port = os.environ.get("BENCH_WEB_PORT")
-    web: dict[str, Any] = {"enabled": port is not None, "port": port or 0}
-    return Settings(
-        broker={"servers": broker, "group": group},
-        topics={**inputs, **others, "recommendations": output, "partitions": partitions},
-        engine={"state_folder": folder},
-        model={"folder": MODEL},
-        web=web,
-    )
+    given: dict[str, Any] = {
+        "broker": {"servers": broker, "group": group},
+        "topics": {**inputs, **others, "recommendations": output, "partitions": partitions},
+        "engine": {"state_folder": folder},
+        "model": {"folder": MODEL},
+        "web": {"enabled": port is not None, "port": port or 0},
+    }
+    return Settings(**given)
 
 
 def pipeline(chosen: Settings) -> tuple[Pipeline, Knowledge]:
