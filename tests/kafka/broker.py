@@ -108,7 +108,7 @@ class KafkaBroker:
                     format_arguments += ["--add-scram", f"{mechanism}=[name={user},password={password}]"]
         ports = {"port": port, "second_port": second_port, "controller_port": controller_port}
         self._properties.write_text(properties.format(**ports, data=folder / "data"), encoding="utf-8")
-        arguments = ["--cluster-id", _uuid(), "--config", str(self._properties), *format_arguments]
+        arguments = [f"--cluster-id={_uuid()}", "--config", str(self._properties), *format_arguments]
         self._run("kafka.tools.StorageTool", "format", *arguments)
 
     def start(self) -> None:
@@ -272,7 +272,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _uuid() -> str:
-    """Return a random cluster id in Kafka's form."""
+    """Return a random cluster id in Kafka's form; it may begin with a dash, so name its option with an `=`."""
     return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
