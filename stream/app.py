@@ -11,6 +11,7 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 import faust
@@ -22,6 +23,7 @@ from stream.encoder.ahead import Ahead
 from stream.engine.checkpoint import Checkpoint, Membership, MovedOnError, Work
 from stream.engine.credentials import credentials
 from stream.engine.intake import Batch, Intake, Partition
+from stream.engine.pace import Pace
 from stream.engine.poison import Poison
 from stream.engine.recovery import TableManager
 from stream.engine.store import ErasingOptions, StateStore, StoreError
@@ -44,6 +46,8 @@ SAVING = "making a batch's results safe"
 # Of Python's collector of cycles: what a worker makes has next to none, and looking through all users' states takes long.
 COLLECT_AFTER = 20_000, 20, 50
 
+FETCH_RECORDS = 10_000  # that one fetch may bring: they are decoded in one go
+
 LAST_SECONDS = 10.0  # to leave the group in order after a crash
 
 # Faults that no event causes: setting events aside would not help.
@@ -56,7 +60,7 @@ class Batches(faust.Channel[Batch]):
     async def __anext__(self) -> Any:
         app = self.app
         assert isinstance(app, App)
-        return await app.intake.take(app.settings.engine.batch_size)
+        return await app.intake.take(app.pace.limit)
 
 
 class App(faust.App):
@@ -76,9 +80,10 @@ class App(faust.App):
             },
             wait=engine.order_wait_ms / 1000,
             backlog_wait=engine.backlog_wait_ms / 1000,
-            capacity=engine.partition_buffer,
+            capacity=engine.buffer,
             arrived=lambda entries: self.ahead.want(pipeline.texts(entries)),
         )
+        self.pace = Pace(engine.batch_ms / 1000, engine.batch_size)
         super().__init__(
             settings.broker.group,
             broker=[f"kafka://{server}" for server in settings.broker.servers.split(",")],
@@ -94,7 +99,7 @@ class App(faust.App):
             value_serializer="raw",
             web_enabled=False,  # Faust's own pages show tables to anybody: stream/web.py serves what we mean to
             stream_wait_empty=True,
-            broker_max_poll_records=engine.partition_buffer,
+            broker_max_poll_records=FETCH_RECORDS,
             broker_session_timeout=settings.broker.session_timeout_ms / 1000,
             broker_heartbeat_interval=max(0.1, settings.broker.session_timeout_ms / 10_000),
             consumer_auto_offset_reset="earliest",
@@ -202,7 +207,10 @@ class App(faust.App):
         try:
             with self.watchdog.expecting(ANSWERING), metrics.PROCESSING.time():
                 async with self._memory:
-                    return await asyncio.to_thread(self._work, batch)
+                    begun = monotonic()
+                    work = await asyncio.to_thread(self._work, batch)
+                    self.pace.took(len(batch.entries), monotonic() - begun)
+                    return work
         except UNRELATED:
             raise
         except Exception as error:

@@ -148,8 +148,9 @@ class Engine(Group):
     worker_id: str = ""
     state_folder: Path = Path("state")
     stuck_after_s: Annotated[float, Field(gt=0)] = 300.0
-    batch_size: Annotated[int, Field(ge=1)] = 8192
-    partition_buffer: Annotated[int, Field(ge=1)] = 5000
+    batch_ms: Annotated[int, Field(ge=1)] = 1000
+    batch_size: Annotated[int, Field(ge=1)] = 65_536
+    buffer: Annotated[int, Field(ge=1)] = 65_536
     order_wait_ms: Milliseconds = 20
     backlog_wait_ms: Milliseconds = 3000
     states_in_memory: Annotated[int, Field(ge=1)] = 20_000

@@ -60,7 +60,8 @@ class Intake:
         decoders: how to read each topic; their order breaks ties between events of the same millisecond.
         wait: seconds that the others wait for an empty partition which is read to its end.
         backlog_wait: seconds that they wait for one whose lag is known to be positive, or not known yet.
-        capacity: entries that a partition may hold before it counts as full (back-pressure); 16 MiB are enough too.
+        capacity: entries to hold. A partition counts as full (back-pressure) once it holds its share of them, of those that hold any;
+            16 MiB are enough too.
         arrived: is told of the entries that a fetch has brought.
     """
 
@@ -137,7 +138,8 @@ class Intake:
 
     def full(self) -> set[Partition]:
         """The partitions that should not be fetched for now."""
-        return {p for p, q in self._queues.items() if len(q.entries) >= self._capacity or q.held_bytes >= FULL_BYTES}
+        share = self._capacity / max(1, sum(bool(q.entries) for q in self._queues.values()))
+        return {p for p, q in self._queues.items() if q.entries and (len(q.entries) >= share or q.held_bytes >= FULL_BYTES)}
 
     async def take(self, limit: int) -> Batch:
         """Wait for events and return up to `limit` of them. Call `finish` for each batch when its results are safe."""

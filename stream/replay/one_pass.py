@@ -22,6 +22,7 @@ from stream.engine.checkpoint import Output
 from stream.profile import Vector
 from stream.replay.variant import Followed, Variant
 
+BATCH_SIZE = 8192  # entries, at most
 AHEAD = 8192  # entries, at most, whose texts are encoded together: full micro-batches of every length
 IN_FLIGHT = 16  # batches that the second half may be behind: longer than it takes to encode so many texts
 
@@ -37,12 +38,12 @@ def replay(
     Args:
         variants: answer in turn; afterwards they have the users' states, but what they learned across users is gone.
         entries: in the order in which they happened.
-        batches: consecutive parts of them, at most of the first variant's batch size; if not given, of that size.
+        batches: consecutive parts of them, at most of `batch_size` of the first variant; if not given, of that size.
 
     Yields:
         How many entries have been answered, and the outputs of each variant for the last batch of them.
     """
-    size = variants[0].settings.engine.batch_size
+    size = batch_size(variants[0])
     batches = batches or (slice(start, min(start + size, len(entries))) for start in range(0, len(entries), size))
     rooms = [_shared(variant.room(IN_FLIGHT + 1, size)) for variant in variants]
     with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, entries, rooms)) as second:
@@ -62,6 +63,11 @@ def replay(
                 yield answered, outputs.result()
         for answered, outputs in behind:
             yield answered, outputs.result()
+
+
+def batch_size(variant: Variant) -> int:
+    """Return how many entries a batch of a replay has: the two processes share room for some, so not as many as a worker's may."""
+    return min(variant.settings.engine.batch_size, BATCH_SIZE)
 
 
 def _shared(shape: tuple[int, ...]) -> Vector:

@@ -22,7 +22,7 @@ from stream.replay.exposure import exposure
 from stream.replay.freshness import DAY_MS, HOUR_MS
 from stream.replay.ledger import Ledger
 from stream.replay.measures import PRIMARY, slices
-from stream.replay.one_pass import replay
+from stream.replay.one_pass import batch_size, replay
 from stream.replay.source import Recording
 from stream.replay.variant import Variant
 from stream.settings import Profile, Settings, effective
@@ -154,7 +154,7 @@ def _batches(entries: Sequence[Entry], variant: Variant, speed: float | None) ->
     """
     if speed is None:
         return None
-    return _paced(entries, variant.settings.engine.batch_size, speed)
+    return _paced(entries, batch_size(variant), speed)
 
 
 def _paced(entries: Sequence[Entry], size: int, speed: float) -> Iterator[slice]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from stream.app import App
+from stream.app import App, Batches
 from stream.decode import Event, Reject
 from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Membership, MovedOnError, Output, Work
 from stream.engine.embedded_broker import EmbeddedBroker
 from stream.engine.intake import Batch, Intake, Partition
+from stream.engine.pace import Pace
 from stream.events import Search
 from stream.settings import Broker, Engine, Settings, Web
 
@@ -39,6 +41,7 @@ class World:
     def __init__(self, broker: str, folder: Path) -> None:
         self.happened: list[str] = []
         self.poison: set[int] = set()
+        self.seconds_an_event = 0.0
         self._outcomes: asyncio.Queue[Exception | None] = asyncio.Queue()
         note = self.happened.append
         decoders = dict.fromkeys(("decode_search", "decode_click", "decode_erasure"), decode)
@@ -73,6 +76,7 @@ class World:
     def _compute(self, batch: Batch, states: Any) -> Work:
         offsets = [entry.record.offset for entry in batch.entries]
         self.happened.append(f"compute {offsets}")
+        sleep(self.seconds_an_event * len(offsets))
         if any(entry.record.offset in self.poison and not isinstance(entry, Reject) for entry in batch.entries):
             raise ValueError("a step crashed")
         return Work(batch.offsets, [Output("out", str(offsets).encode(), None)])
@@ -112,6 +116,20 @@ def tell(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]
         asyncio.run(whole())
 
     return tell
+
+
+def test_the_agent_is_given_batches_as_large_as_their_time_allows(tell: Any) -> None:
+    async def story(world: World) -> None:
+        world.app.pace = Pace(target=0.2, most=8)
+        world.seconds_an_event = 0.1
+        world.intake.put(CLICKS, [record(offset) for offset in range(14)])
+        for taken in (8, 4, 2):
+            batch = await anext(Batches(world.app))
+            assert len(batch.entries) == taken
+            await world.app._answer(batch)
+            world.let()
+
+    tell(story)
 
 
 def test_a_batch_is_computed_while_the_one_before_is_made_safe_and_made_safe_after_it(tell: Any) -> None:

@@ -159,11 +159,27 @@ def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
 
 def test_a_full_partition_is_named_until_it_has_room() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0, capacity=2)
+        intake = new_intake(wait=0.0, capacity=4)
+        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
+        intake.put(CLICKS, records(CLICKS, [1, 2]))
+        assert intake.full() == set()
+        intake.put(SEARCHES, records(SEARCHES, [3]))  # now each has half of the room
+        assert intake.full() == {CLICKS}
+        await take_all(intake, 1)
+        assert intake.full() == set()
+
+    asyncio.run(run())
+
+
+def test_a_partition_that_holds_nothing_is_never_full_however_many_share_the_room() -> None:
+    async def run() -> None:
+        intake = new_intake(wait=0.0, capacity=1)
         intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
         intake.put(CLICKS, records(CLICKS, [1, 2]))
         assert intake.full() == {CLICKS}
-        await take_all(intake, 2)
+        intake.put(SEARCHES, records(SEARCHES, [3]))
+        assert intake.full() == {CLICKS, SEARCHES}
+        assert [e.record.timestamp for e in await take_all(intake, 3)] == [1, 2, 3]
         assert intake.full() == set()
 
     asyncio.run(run())
