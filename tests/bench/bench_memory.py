@@ -1,9 +1,9 @@
 """How much memory does a worker hold after many users, and does it stay there?
 
-    python tests/bench/bench_memory.py ../shared/data/bestbuy [--users 200000] [--minutes 2]
+    python tests/bench/bench_memory.py ../shared/data/bestbuy [--users 200000] [--minutes 2] [--rate 500]
 
 The worker with the whole job, the log's catalogue and one click a user; then clicks of the same users go on for --minutes (the
-soak). `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak, `theirs` is the resident set when it begins and
+soak), --rate a second. `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak, `theirs` is the resident set when it begins and
 `ours` at its end.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def main() -> None:
     options.add_argument("data", type=Path)
     options.add_argument("--users", type=int, default=200_000)
     options.add_argument("--minutes", type=float, default=2.0)
+    options.add_argument("--rate", type=float, default=500.0)
     options.add_argument("--partitions", type=int, default=4)
     chosen = options.parse_args()
     recording = read_folder(chosen.data, Topics(), 1)
@@ -68,12 +70,14 @@ def main() -> None:
                 time.sleep(0.05)
             filled = resident_mb(process.pid)
             report(f"resident set after {chosen.users:,} users", [filled], [LIMIT_MB], "MB", 1.0, more_is_better=False)
-            course, until = [filled], time.time() + chosen.minutes * 60
-            while time.time() < until:
+            course, begun = [filled], time.time()
+            while (due := begun + len(course) * PORTION / chosen.rate) < begun + chosen.minutes * 60:
                 clicks([chance.randrange(chosen.users) for _ in range(PORTION)])
+                time.sleep(max(0.0, due - time.time()))
                 while watch.seen[-1][1] < sent - PORTION:
                     time.sleep(0.05)
                 course.append(resident_mb(process.pid))
+                print(f"{(time.time() - begun) / 60:.1f} minutes: {course[-1]:.0f} MB", file=sys.stderr, flush=True)
             report(
                 f"resident set after a soak of {chosen.minutes:g} minutes; against its beginning",
                 [course[-1]],
