@@ -2,9 +2,9 @@
 
     python tests/bench/bench_memory.py ../shared/data/bestbuy [--users 200000] [--minutes 2] [--rate 500]
 
-The worker with the whole job, the log's catalogue and one click a user; then clicks of the same users go on for --minutes (the
-soak), --rate a second. `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak, `theirs` is the resident set when it begins and
-`ours` at its end.
+The worker with the whole job, the log's catalogue and one click a user; then clicks of the same users go on for --minutes, --rate a
+second (the soak). `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak, `theirs` is the resident set when it
+begins and `ours` at its end.
 """
 
 from __future__ import annotations
