@@ -26,7 +26,7 @@ from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.pace import Pace
 from stream.engine.poison import Poison
 from stream.engine.recovery import TableManager
-from stream.engine.store import ErasingOptions, StateStore, StoreError
+from stream.engine.store import StateStore, StoreError, TableOptions
 from stream.engine.transport import NO_GENERATION, BatchTransport, Recovered
 from stream.engine.watchdog import Watchdog
 from stream.interests import describe
@@ -113,7 +113,7 @@ class App(faust.App):
             value_type=bytes,
             options={"driver": "rocksdict"},
         )
-        self.users.data.rocksdb_options = ErasingOptions(block_cache_size=engine.block_cache_mb * 2**20, use_rocksdict=True)
+        self.users.data.rocksdb_options = TableOptions(engine.rocksdb_mb * 2**20)
         self.states: StateStore[UserState] = StateStore(self.users.data, pipeline.decode_state, capacity=engine.states_in_memory)
         self.checkpoint = Checkpoint(
             settings.broker.librdkafka(),

@@ -1,7 +1,8 @@
-"""The states' store while one batch is on its way to the disk and the next is computed already."""
+"""The states' store while one batch is on its way to the disk and the next is computed already, and the memory of its databases."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import rocksdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.engine.store import StateStore
+from stream.engine.store import StateStore, TableOptions
 
 USERS = ["ada", "bea", "cem"]
 batches = st.lists(
@@ -68,3 +69,23 @@ def test_what_came_to_nothing_is_forgotten(tmp_path: Path) -> None:
     assert store.get(0, "ada") == b"2"
     store.forget()
     assert (store.get(0, "ada"), store.get(0, "bea")) == (b"1", None)
+
+
+def test_the_databases_of_all_partitions_together_keep_to_their_memory(tmp_path: Path) -> None:
+    memory, chance = 16 * 2**20, random.Random(7)
+    options = TableOptions(memory)
+    databases = [options.open(tmp_path / str(partition)) for partition in range(3)]
+    held = []
+    for number in range(6_000):  # 60 MB
+        for database in databases:
+            database[b"%d" % number] = chance.randbytes(10_000 // 3)
+        held.append(sum(database.property_int_value("rocksdb.cur-size-all-mem-tables") or 0 for database in databases))
+    assert memory / 8 < max(held) < memory
+    for database in databases:
+        for number in range(6_000):
+            assert database.get(b"%d" % number) is not None
+    used = {database.property_int_value("rocksdb.block-cache-usage") for database in databases}
+    assert len(used) == 1  # one cache
+    assert memory / 4 < used.pop() <= memory * 1.1
+    for database in databases:
+        database.close()
