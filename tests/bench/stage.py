@@ -44,7 +44,8 @@ PATIENCE = 120.0
 
 @contextmanager
 def kafka() -> Iterator[tuple[str, Path]]:
-    """A broker of one's own and a folder; yields the address and the folder."""
+    """A broker of one's own and a folder; yields the address and the folder. Ended by SIGTERM, the benchmark ends the broker first."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with TemporaryDirectory(prefix="bench-") as folder, KafkaBroker(Path(folder) / "kafka") as broker:
         yield broker.address, Path(folder)
 
