@@ -48,7 +48,7 @@ COLLECT_AFTER = 20_000, 20, 50
 
 FETCH_RECORDS = 10_000  # that one fetch may bring: they are decoded in one go
 
-LAST_SECONDS = 10.0  # to leave the group in order after a crash
+LAST_SECONDS = 10.0  # to leave the group in order, once nothing is in flight any more
 
 # Faults that no event causes: setting events aside would not help.
 UNRELATED = (StoreError, KafkaException, TimeoutError, MemoryError)
@@ -147,6 +147,15 @@ class App(faust.App):
         self.watchdog.expect(JOINING)
         self.watchdog.start()
         await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Let what is in flight become safe, then leave the group, but not at any price.
+
+        aiokafka waits for a join to end. That can take as long as the session of a member that is dead, and has taken for ever.
+        """
+        await self.intake.drain()
+        self.watchdog.end_within(LAST_SECONDS, status=0)
+        await super().on_stop()
 
     async def crash(self, reason: BaseException) -> None:
         """Stop the worker, and say why in one line that an operator can act on."""

@@ -39,9 +39,9 @@ class Watchdog(threading.Thread):
         """Say that it has come to its end, or will not."""
         self._since.pop(what, None)
 
-    def end_within(self, seconds: float) -> None:
-        """End the process after so long at the latest: it has crashed, and Faust's own stopping may hang. Nothing more is at stake."""
-        timer = threading.Timer(seconds, self._end)
+    def end_within(self, seconds: float, status: int = EXIT_STATUS) -> None:
+        """End the process after so long at the latest: Faust's own stopping may hang, and nothing more is at stake."""
+        timer = threading.Timer(seconds, self._end, [status])
         timer.daemon = True
         timer.start()
 
@@ -64,6 +64,6 @@ class Watchdog(threading.Thread):
                     self._end()
 
     @staticmethod
-    def _end() -> None:
+    def _end(status: int = EXIT_STATUS) -> None:
         logging.shutdown()
-        os._exit(EXIT_STATUS)
+        os._exit(status)

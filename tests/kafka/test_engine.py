@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 import uuid
@@ -17,7 +19,7 @@ from chaos import lag
 from confluent_kafka.admin import AdminClient
 from scenario import events, items
 from verify import verify
-from worker_process import Sent, command, running_worker, send
+from worker_process import Sent, command, environment, running_worker, send
 
 from stream import topics
 from stream.connection import Broker
@@ -123,6 +125,27 @@ def test_a_worker_that_was_paused_past_its_session_commits_nothing_when_it_wakes
 def metrics(url: str) -> str:
     with urllib.request.urlopen(f"{url}/metrics", timeout=5) as response:
         return str(response.read().decode())
+
+
+def test_a_worker_that_is_stopped_while_it_joins_does_not_wait_for_a_dead_member(cluster: Cluster, tmp_path: Path) -> None:
+    patient = cluster.environment(tmp_path / "dead") | {"BROKER__SESSION_TIMEOUT_MS": 60_000}
+    with running_worker(cluster.address, cluster.model, tmp_path, 4, patient) as dead:
+        dead.process.kill()
+    log = tmp_path / "joining.log"
+    settings = environment({**patient, "ENGINE__STATE_FOLDER": tmp_path / "joining", "WEB__ENABLED": False})
+    with log.open("wb") as file:
+        joining = subprocess.Popen(
+            [sys.executable, "-m", "stream", "worker"], env=settings, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while "(Re-)joining group" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        joining.send_signal(signal.SIGTERM)
+        assert joining.wait(30) == 0
+    finally:
+        joining.kill()
+    assert "Joined group" not in log.read_text()
 
 
 def test_a_state_folder_of_something_else_is_refused(cluster: Cluster, tmp_path: Path) -> None:
