@@ -1,8 +1,8 @@
 """How long from producing an event until its recommendation can be read, at half the measured capacity, exactly_once?
 
-    python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10]
+    python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10] [--share 0.5]
 
-The worker first answers a backlog, which gives its capacity. Then events go on at half that rate, evenly, and a `read_committed`
+The worker first answers a backlog, which gives its capacity. Then events go on at a share of that rate, evenly, and a `read_committed`
 consumer notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds. Peers have
 no part in this: `theirs` is the floor, in ms. The worker commits after every batch, so that there is no commit interval beside the time
 that a batch takes.
@@ -95,6 +95,7 @@ def main() -> None:
     options.add_argument("data", type=Path)
     options.add_argument("--backlog", type=int, default=10_000)
     options.add_argument("--seconds", type=float, default=10.0)
+    options.add_argument("--share", type=float, default=0.5, help="of the capacity")
     options.add_argument("--linger", type=float, default=5.0, help="ms that the producer waits for company; 5 is its default")
     options.add_argument("--partitions", type=int, default=4)
     chosen = options.parse_args()
@@ -111,7 +112,7 @@ def main() -> None:
             watch.wait_for(len(first), process, engine.log)
             began = float((engine.folder / "start").read_text().split()[0])
             capacity = len(first) / (watch.seen[-1][0] - began)
-            rate, rounds, before = capacity / 2, [], means()
+            rate, rounds, before = capacity * chosen.share, [], means()
             for number in range(chosen.rounds):
                 count = int(rate * chosen.seconds)
                 window = rest[number * count : (number + 1) * count]
@@ -137,7 +138,7 @@ def main() -> None:
     for name, floor in FLOORS.items():
         found = [float(np.percentile([readable - sent for sent, _, readable in one], float(name[1:]))) * 1000 for one in rounds]
         report(
-            f"latency from produce to recommendation readable, exactly_once, half of capacity: {name}",
+            f"latency from produce to recommendation readable, exactly_once, {chosen.share:g} of capacity: {name}",
             found,
             [floor] * len(found),
             "ms",
