@@ -1,9 +1,10 @@
 """What does an event cost in the pipeline alone, and in which step? A data folder through `Pipeline`, without Kafka.
 
-    python tests/bench/bench_pipeline.py ../shared/data/bestbuy [--limit N] [--batch 1024] [--output recs.jsonl]
+    python tests/bench/bench_pipeline.py ../shared/data/bestbuy [--limit N] [--batch 1024] [--items N] [--output recs.jsonl]
 
 Prints one JSON line: events/s, and CPU µs an event of each step. Queries are encoded beforehand unless `--encode` asks for it, so
-that the numbers are those of the pipeline and not of ONNX Runtime.
+that the numbers are those of the pipeline and not of ONNX Runtime. With --items the catalogue is filled up to so many by titles of
+random words from those that are there; encoding a million of them takes minutes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stream.decode import Record
 from stream.encoder import Encoder
+from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.replay.source import read_folder
@@ -40,11 +44,25 @@ def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
     setattr(owner, name, call)
 
 
+def filled(items: Sequence[Record], count: int) -> list[Record]:
+    """These items, and so many more that there are `count`."""
+    chance = random.Random(7)
+    titles = [json.loads(item.value or b"{}").get("title", "").split() for item in items]
+    words = [word for title in titles for word in title]
+    made = []
+    for number in range(count - len(items)):
+        title = " ".join(chance.choices(words, k=max(1, len(chance.choice(titles)))))
+        key, value = f"made-{number}", {"item_id": f"made-{number}", "title": title}
+        made.append(BroadcastRecord("items", 0, len(items) + number, 0, key.encode(), json.dumps(value).encode()))
+    return [*items, *made]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--items", type=int, default=0, help="in the catalogue, at least")
     parser.add_argument("--model", type=Path, help="model folder")
     parser.add_argument("--encode", action="store_true", help="count encoding too")
     parser.add_argument("--output", type=Path, help="write the recommendations, for score.py")
@@ -53,7 +71,7 @@ def main() -> None:
     settings = Settings()
     encoder = Encoder(options.model or settings.model.folder)
     recording = read_folder(options.data, settings.topics, options.limit)
-    variant, events = Variant(settings, encoder, recording.items), recording.events
+    variant, events = Variant(settings, encoder, filled(recording.items, options.items)), recording.events
     if not options.encode:
         encoder.encode(sorted({query for event in events if (query := event.behaviour.query)}))
 
