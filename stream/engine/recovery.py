@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
@@ -23,6 +24,9 @@ from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 
 from stream.engine.transport import Recovered, stable_offsets
+
+UNLOGGED = rocksdict.WriteOptions()
+UNLOGGED.disable_wal = True
 
 
 class RecoveryError(Exception):
@@ -136,19 +140,20 @@ def replay_changelog(
             ]
         )
         last = monotonic()
-        while unfinished and wanted():
-            messages = consumer.consume(10_000, 0.2)
-            before = dict(reached)
-            _apply(messages, stores, reached)
-            unfinished = {tp for tp in stores if reached[tp] + 1 < ends[tp]}
-            if reached != before:
-                last = monotonic()
-                progress()
-            elif monotonic() - last > patience:
-                raise RecoveryError(
-                    f"changelog {', '.join(f'{tp.topic}[{tp.partition}]' for tp in sorted(unfinished))}: nothing came for "
-                    f"{patience:g} s. Is the broker up, and does it abort transactions that were left open?"
-                )
+        with _loading([stores[tp]._db_for_partition(tp.partition) for tp in unfinished]):
+            while unfinished and wanted():
+                messages = consumer.consume(10_000, 0.2)
+                before = dict(reached)
+                _apply(messages, stores, reached)
+                unfinished = {tp for tp in stores if reached[tp] + 1 < ends[tp]}
+                if reached != before:
+                    last = monotonic()
+                    progress()
+                elif monotonic() - last > patience:
+                    raise RecoveryError(
+                        f"changelog {', '.join(f'{tp.topic}[{tp.partition}]' for tp in sorted(unfinished))}: nothing came for "
+                        f"{patience:g} s. Is the broker up, and does it abort transactions that were left open?"
+                    )
         return reached
     finally:
         consumer.close()
@@ -187,6 +192,22 @@ def _trusted_offset(tp: TP, store: Store, end: int) -> int:
     )
 
 
+@contextmanager
+def _loading(databases: Sequence[rocksdict.Rdict]) -> Iterator[None]:
+    """Let databases take much at once: with no log of their own, since the changelog is one, and not compacted until the end.
+
+    What has not been logged has to be in files before anything that has follows: after a crash the latter alone would come back.
+    """
+    for database in databases:
+        database.set_options({"disable_auto_compactions": "true"})
+    try:
+        yield
+    finally:
+        for database in databases:
+            database.flush()
+            database.set_options({"disable_auto_compactions": "false"})
+
+
 def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP, int]) -> None:
     batches: dict[TP, rocksdict.WriteBatch] = defaultdict(lambda: rocksdict.WriteBatch(raw_mode=True))
     erased: set[TP] = set()
@@ -208,6 +229,6 @@ def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP
     for tp, batch in batches.items():
         batch.put(Store.offset_key, str(reached[tp]).encode())
         database = stores[tp]._db_for_partition(tp.partition)
-        database.write(batch)
+        database.write(batch, UNLOGGED)
         if tp in erased:
             database.flush()  # see `erasing` in engine/store.py

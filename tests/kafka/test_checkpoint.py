@@ -180,6 +180,17 @@ def test_what_was_committed_behind_the_open_transaction_of_a_dead_worker_is_reco
         dead.commit_transaction(5)
 
 
+def test_what_was_recovered_is_in_files_when_it_is_done(kafka: str, topics: tuple[str, str], tmp_path: Path) -> None:
+    producer = transaction(kafka, f"t-{topics[1]}", 10_000)
+    for number in range(500):
+        producer.produce(topics[1], b"state", b"user-%d" % number)
+    producer.commit_transaction(20)
+    database = Database(tmp_path)
+    recover(kafka, topics[1], database)
+    assert database.rocks.property_int_value("rocksdb.num-entries-active-mem-table") == 0
+    assert sum(file["num_entries"] for file in database.rocks.live_files()) == 501  # and the offset
+
+
 def test_a_changelog_that_was_emptied_is_told_from_a_new_one(kafka: str, topics: tuple[str, str], tmp_path: Path) -> None:
     database = Database(tmp_path)
     assert recover(kafka, topics[1], database) == {TP(topics[1], 0): -1}
