@@ -56,6 +56,7 @@ class Side:
         self._make: Callable[[], Engine] = lambda: new_engine(python, program, broker, folder, prefix, parts)
         self._events = {(f"{prefix}-{e.record.topic}", e.behaviour.user_id, e.behaviour.event_id) for e in events}
         self.first: dict[str, str] = {}
+        self.again = 0  # runs that had to be done again
 
     def __call__(self) -> float:
         """Run it and return events/s.
@@ -72,6 +73,7 @@ class Side:
             if answered == self._events:
                 self.first = {a["recommendation_id"]: a["items"][0]["item_id"] for a in answers}
                 return len(self._events) / done.seconds
+            self.again += 1
             print(f"{engine.program}: {len(answers)} of {len(self._events)} answers", file=sys.stderr, flush=True)
         raise RuntimeError(f"{engine.program} did not answer every event in {ATTEMPTS} runs")
 
@@ -111,6 +113,7 @@ def main() -> None:
                 "events/s",
                 FLOORS[peer],
                 events=len(recording.events),
+                done_again=[ours.again, theirs.again],
                 same_first_item=round(agreement(ours, theirs), 4),
             )
 

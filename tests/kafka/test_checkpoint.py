@@ -180,7 +180,9 @@ def test_what_was_committed_behind_the_open_transaction_of_a_dead_worker_is_reco
         dead.commit_transaction(5)
 
 
-def test_what_was_recovered_is_in_files_when_it_is_done(kafka: str, topics: tuple[str, str], tmp_path: Path) -> None:
+def test_what_was_recovered_is_in_files_when_it_is_done_and_they_are_compacted_from_then_on(
+    kafka: str, topics: tuple[str, str], tmp_path: Path
+) -> None:
     producer = transaction(kafka, f"t-{topics[1]}", 10_000)
     for number in range(500):
         producer.produce(topics[1], b"state", b"user-%d" % number)
@@ -189,6 +191,13 @@ def test_what_was_recovered_is_in_files_when_it_is_done(kafka: str, topics: tupl
     recover(kafka, topics[1], database)
     assert database.rocks.property_int_value("rocksdb.num-entries-active-mem-table") == 0
     assert sum(file["num_entries"] for file in database.rocks.live_files()) == 501  # and the offset
+    for number in range(12):
+        database.rocks[b"user-%d" % number] = b"newer"
+        database.rocks.flush()
+    deadline = time.monotonic() + 20
+    while (files := database.rocks.property_value("rocksdb.num-files-at-level0")) == "13" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert int(files or 0) < 13
 
 
 def test_a_changelog_that_was_emptied_is_told_from_a_new_one(kafka: str, topics: tuple[str, str], tmp_path: Path) -> None:
