@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from stream.decode import Entry, Erasure, Event, Reject, decode_click, decode_erasure, decode_search
 from stream.drift import Detector, HandSetDetector, Step
 from stream.encoder import Encoder
@@ -19,10 +21,11 @@ from stream.engine.checkpoint import Output, Work
 from stream.engine.intake import Batch
 from stream.events import Click, DriftLevel, RecommendedItem, State
 from stream.learned_drift import LearnedDetector
-from stream.profile import Vector
+from stream.profile import Vector, add_to_each
 from stream.publish import dead_letter, drift_change, erasure, recommendation
 from stream.recommend.features import Occasion
 from stream.recommend.recommender import Recommender
+from stream.rounds import rounds
 from stream.settings import Settings
 from stream.state import UserState, decode, model_hash
 from stream.window import CLICK, SEARCH, Admission, Behaviour, remembered
@@ -52,9 +55,10 @@ class Turn:
     event: Event
     user: UserState
     admission: Admission
+    clicked: str | None  # the item, where it is a click
     query: str | None  # what was typed: by this event, or shortly before this click
     previous: list[str]  # items clicked before, latest first
-    vector: Vector | None = None  # of the behaviour: its query's or its item's
+    vector: Vector | None = None  # its query's or its item's, where profile and drift are to take it in
     query_vector: Vector | None = None
     profile: Vector | None = None  # means per time scale after the event, (K, d)
     before: State = "stable"
@@ -130,7 +134,8 @@ class Pipeline:
             behaviour = entry.behaviour
             query, previous = _context(entry, user.window.behaviours, self.settings.recommend.previous_clicks)
             admission = user.window.admit(remembered(entry.time, behaviour, query), size, span)
-            turns.append(Turn(entry, user, admission, query, previous))
+            clicked = behaviour.item_id if isinstance(behaviour, Click) else None
+            turns.append(Turn(entry, user, admission, clicked, query, previous))
         if self.settings.recommend.emit == "latest-per-user":
             newest = {id(turn.user): turn for turn in turns}
             for turn in turns:
@@ -150,25 +155,26 @@ class Pipeline:
             self._rebuild(user, turns, vectors)
         for turn in turns:
             turn.query_vector = vectors.get(turn.query) if turn.query else None
-            behaviour = turn.event.behaviour
-            if isinstance(behaviour, Click):
-                turn.vector = self.catalogue.vector(behaviour.item_id)
-            else:
-                turn.vector = turn.query_vector
+            if turn.admission is Admission.NEW:
+                turn.vector = turn.query_vector if turn.clicked is None else self.catalogue.vector(turn.clicked)
 
     def drift(self, turns: Sequence[Turn]) -> None:
-        """Update profile and drift, event by event."""
+        """Update profile and drift, of different users together, of each user event by event."""
         settings = self.settings.profile
-        steps = []
-        for turn in turns:
-            user, behaviour = turn.user, turn.event.behaviour
-            item = self._item(behaviour.item_id) if isinstance(behaviour, Click) else None
-            new = turn.admission is Admission.NEW and turn.vector is not None
-            if new and turn.vector is not None:
-                weight = settings.search_weight if item is None else settings.click_weight
-                user.profile.add(turn.event.time, turn.vector, weight, settings.half_lives_ms)
-            turn.profile = user.profile.means()
-            steps.append(Step(user.drift, turn.vector if new else None, item))
+        weights = settings.click_weight, settings.search_weight
+        nothing = np.zeros(self.encoder.dimension, np.float32)
+        for places in rounds([turn.user for turn in turns]):
+            some = [turns[place] for place in places]
+            means = add_to_each(
+                [turn.user.profile for turn in some],
+                [turn.event.time for turn in some],
+                np.stack([nothing if turn.vector is None else turn.vector for turn in some]),
+                [0.0 if turn.vector is None else weights[turn.clicked is None] for turn in some],
+                settings.half_lives_ms,
+            )
+            for turn, mean in zip(some, means, strict=True):
+                turn.profile = mean if turn.user.profile.known else None
+        steps = [Step(turn.user.drift, turn.vector, None if turn.clicked is None else self._item(turn.clicked)) for turn in turns]
         levels = self.detector.watch(steps, self.catalogue.centre)
         for turn, (before, level) in zip(turns, levels, strict=True):
             turn.before, turn.drift = before, level
@@ -249,7 +255,7 @@ def occasion(turn: Turn) -> Occasion:
     """Return what the recommender has to know of an event."""
     return Occasion(
         time=turn.event.time,
-        clicked=turn.event.behaviour.item_id if isinstance(turn.event.behaviour, Click) else None,
+        clicked=turn.clicked,
         query=turn.query,
         query_vector=turn.query_vector,
         previous=turn.previous,

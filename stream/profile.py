@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,31 +41,50 @@ class Profile:
         return cls(0, np.zeros((scales, dimension), np.float32), np.zeros(scales))
 
     def add(self, time: int, vector: Vector, weight: float, half_lives_ms: Floats) -> None:
-        """Add a behaviour.
+        """Add a behaviour, as `add_to_each` does."""
+        add_to_each([self], [time], vector[None], [weight], half_lives_ms)
 
-        Args:
-            time: its event time in epoch ms, in any order.
-            vector: its embedding, shape (d,).
-            weight: of its kind; zero adds nothing.
-            half_lives_ms: h, shape (K,).
-        """
-        if weight == 0.0:
-            return
-        if time > self.time:
-            fade = np.exp2((self.time - time) / half_lives_ms)
-            self.sums *= fade[:, None].astype(np.float32)
-            self.weights *= fade
-            self.time = time
-            self.sums += np.float32(weight) * vector
-            self.weights += weight
-        else:
-            share = weight * np.exp2((time - self.time) / half_lives_ms)
-            self.sums += share[:, None].astype(np.float32) * vector
-            self.weights += share
+    @property
+    def known(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.weights[0] > 0.0)
 
     def means(self) -> Vector | None:
         """Return S_k / W_k, shape (K, d); None where nothing is known."""
-        if self.weights[0] <= 0.0:
+        if not self.known:
             return None
         means: Vector = np.divide(self.sums, self.weights[:, None], dtype=np.float32, casting="same_kind")
         return means
+
+
+def add_to_each(
+    profiles: Sequence[Profile], times: Sequence[int], vectors: Vector, weights: Sequence[float], half_lives_ms: Floats
+) -> Vector:
+    """Add one behaviour to each of n different profiles, and return all their means, (n, K, d); zero where nothing is known.
+
+    Many together cost a fraction of what they cost one by one, and come out the same to the last bit.
+
+    Args:
+        profiles: n different ones of one shape.
+        times: of the behaviours, epoch ms, in any order.
+        vectors: their embeddings, (n, d).
+        weights: of their kinds; zero adds nothing.
+        half_lives_ms: h, shape (K,).
+    """
+    sums = np.stack([profile.sums for profile in profiles])
+    totals = np.stack([profile.weights for profile in profiles])
+    steps = [time - profile.time if weight else 0 for profile, time, weight in zip(profiles, times, weights, strict=True)]
+    later = np.array(steps, np.float64)[:, None] / half_lives_ms
+    fade = np.exp2(-np.maximum(later, 0.0))
+    share = np.exp2(np.minimum(later, 0.0)) * np.array(weights)[:, None]
+    sums *= fade[:, :, None].astype(np.float32)
+    sums += share[:, :, None].astype(np.float32) * vectors[:, None]
+    totals *= fade
+    totals += share
+    for place, (profile, step) in enumerate(zip(profiles, steps, strict=True)):
+        profile.sums[:] = sums[place]
+        profile.weights[:] = totals[place]
+        if step > 0:
+            profile.time += step
+    sums /= np.where(totals > 0.0, totals, 1.0)[:, :, None].astype(np.float32)
+    return sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 PERIOD = 32  # half-lives after which the unit of the sums is renewed, by a power of two, which is exact
 
 
-Packed = tuple[int, bytes, bytes]
-"""How many items, their numbers (int32) and their masses (float64)."""
+Packed = tuple[int, int, bytes, bytes]
+"""The period, how many items, their numbers (int32) and their masses (float64)."""
 
 
 class Clicks:
@@ -73,15 +73,24 @@ class Clicks:
     def packed(self) -> Packed:
         """Return the items and their masses as they are now."""
         if self._packed is None:
-            self._packed = len(self.numbers), self.numbers.tobytes(), self.masses.tobytes()
+            self._packed = self.period, len(self.numbers), self.numbers.tobytes(), self.masses.tobytes()
         return self._packed
 
 
 class Terms(NamedTuple):
-    """Clicks and what each of them counts, decay included: the sum is Σ factor · clicks."""
+    """Some clicks and what each of them counts: the sum is Σ weight · S, with S as of `age`, a time in half-lives."""
 
-    factors: list[float]
-    clicks: list[Clicks]
+    weights: array[float]
+    clicks: Sequence[Clicks]
+    age: float
+
+
+def decay(period: int, age: float) -> float:
+    """Return the factor by which the masses of a period fade to those as of a time in half-lives; at most 1.
+
+    It would be more only for an event from before the period, to which the sums would be without bounds.
+    """
+    return math.exp2(min(0.0, PERIOD * period - age))
 
 
 class Evidence:
@@ -90,20 +99,28 @@ class Evidence:
     def __init__(self) -> None:
         self._lines = array("q")
         self._counts = array("q")
-        self._factors = array("d")
+        self._ages = array("d")
+        self._weights = array("d")
         self._packed: list[Packed] = []
 
     def add(self, line: int, terms: Terms) -> None:
         """Take down some terms under a line's number, as they are now."""
+        weights, clicks, age = terms
         self._lines.append(line)
-        self._counts.append(len(terms.factors))
-        self._factors.extend(terms.factors)
-        self._packed += [clicks.packed() for clicks in terms.clicks]
+        self._counts.append(len(weights))
+        self._ages.append(age)
+        self._weights.extend(weights)
+        self._packed += [some.packed() for some in clicks]
 
     def flat(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
         """Return line, item number and mass of each click, in the order of `add`: (clicks,) each."""
-        sizes = np.array([size for size, _, _ in self._packed], np.intp)
-        numbers = np.frombuffer(b"".join([numbers for _, numbers, _ in self._packed]), np.int32)
-        masses = np.frombuffer(b"".join([masses for _, _, masses in self._packed]))
-        lines = np.repeat(np.frombuffer(self._lines, np.int64), np.frombuffer(self._counts, np.int64))
-        return np.repeat(lines, sizes), numbers, masses * np.repeat(np.frombuffer(self._factors), sizes)
+        periods = np.array([period for period, _, _, _ in self._packed], np.float64)
+        sizes = np.array([size for _, size, _, _ in self._packed], np.intp)
+        numbers = np.frombuffer(b"".join([numbers for _, _, numbers, _ in self._packed]), np.int32)
+        masses = np.frombuffer(b"".join([masses for _, _, _, masses in self._packed]))
+        counts = np.frombuffer(self._counts, np.int64)
+        lines = np.repeat(np.frombuffer(self._lines, np.int64), counts)
+        # As `decay` does.
+        factors = np.exp2(np.minimum(0.0, PERIOD * periods - np.repeat(np.frombuffer(self._ages), counts)))
+        factors *= np.frombuffer(self._weights)
+        return np.repeat(lines, sizes), numbers, masses * np.repeat(factors, sizes)

@@ -7,11 +7,12 @@ exchange what they added (`take_delta`, `merge`) and all come to know the same.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from stream.recommend.clicks import PERIOD, Clicks, Terms
+from stream.recommend.clicks import PERIOD, Clicks, Terms, decay
 from stream.recommend.ngrams import normalise
 from stream.recommend.queries import KnownQueries
 from stream.settings import Recommend
@@ -198,47 +199,36 @@ class Memory:
     def popularity(self, item_id: str, time: int) -> float:
         """Return an item's clicks, decayed to `time` (ms)."""
         clicks = self._clicks[POPULAR].get(item_id)
-        return 0.0 if clicks is None else clicks.masses[0] * self._decay(POPULAR, clicks.period, time)
+        return 0.0 if clicks is None else clicks.masses[0] * decay(clicks.period, time / self._half_lives[POPULAR])
 
     def after_query(self, query: str, time: int) -> Terms:
         """Return the clicks that followed this normalised query, decayed to `time` (ms)."""
-        return self._terms(QUERY, [query], [1.0], time)
+        clicks = self._clicks[QUERY].get(query)
+        return self._terms(QUERY, [] if clicks is None else [(1.0, clicks)], time)
 
     def after_similar_queries(self, query: str, time: int) -> Terms:
         """Return the clicks that followed the queries nearest to this normalised one, weighted by how near they are."""
-        return self._terms(QUERY, *self.queries.similar(query), time)
+        return Terms(*self.queries.similar(query), time / self._half_lives[QUERY])
 
     def after_items(self, items: Sequence[str], time: int) -> Terms:
         """Return the clicks that followed clicks on these items, latest first; the further back, the less."""
-        return self._terms(FOLLOWED, items, [1.0 / (back + 1) for back in range(len(items))], time)
+        known = self._clicks[FOLLOWED]
+        found = [(1.0 / (back + 1), known[item]) for back, item in enumerate(items) if item in known]
+        return self._terms(FOLLOWED, found, time)
 
     def by_item(self, terms: Terms) -> dict[str, float]:
         """Return the sum of some terms by item."""
         total: dict[str, float] = {}
-        for factor, clicks in zip(*terms, strict=True):
+        for weight, clicks in zip(terms.weights, terms.clicks, strict=True):
+            factor = weight * decay(clicks.period, terms.age)
             for number, mass in clicks:
                 item_id = self.item_ids[number]
                 total[item_id] = total.get(item_id, 0.0) + factor * mass
         return total
 
-    def _terms(self, kind: str, names: Sequence[str], weights: Sequence[float], time: int) -> Terms:
-        known = self._clicks[kind]
-        terms = Terms([], [])
-        period, decay = None, 1.0  # nearly always the same for all
-        for name, weight in zip(names, weights, strict=True):
-            clicks = known.get(name)
-            if clicks is not None:
-                if clicks.period != period:
-                    period = clicks.period
-                    decay = self._decay(kind, period, time)
-                terms.factors.append(weight * decay)
-                terms.clicks.append(clicks)
-        return terms
-
-    def _decay(self, kind: str, period: int, time: int) -> float:
-        # Above 1 only for an event from before the period, to which the sums would be without bounds.
-        exponent = PERIOD * period - time / self._half_lives[kind]
-        return math.exp2(min(0.0, exponent))
+    def _terms(self, kind: str, found: Sequence[tuple[float, Clicks]], time: int) -> Terms:
+        weights = array("d", [weight for weight, _ in found])
+        return Terms(weights, [clicks for _, clicks in found], time / self._half_lives[kind])
 
     def _merge(self, key: str, sums: Sums) -> None:
         self._add(key[0], key[1:], sums.period, [(self._number(item), mass) for item, mass in sums.masses.items()])
@@ -249,7 +239,7 @@ class Memory:
         if clicks is None:
             clicks = known[name] = Clicks(period)
             if kind == QUERY:
-                self.queries.add(name)
+                self.queries.add(name, clicks)
         for number, mass in masses:
             clicks.add(number, period, mass)
         self._changed[kind].add(name)
@@ -280,7 +270,7 @@ class Memory:
         if not left:
             del known[name]
             if kind == QUERY:
-                self.queries.rebuild(list(known))
+                self.queries.rebuild(known)
 
     def _forget(self, kind: str) -> None:
         """Drop the tenth of the keys that has faded most."""
@@ -293,7 +283,7 @@ class Memory:
             if kind == POPULAR:
                 self.popularity_changed.add(name)
         if kind == QUERY:
-            self.queries.rebuild(list(known))
+            self.queries.rebuild(known)
 
     def compact(self) -> None:
         """Once in a while, give the numbers of items that no key remembers to others. Terms taken before are void then."""

@@ -27,6 +27,7 @@ def normalise(text: str) -> str:
     return "".join(filter(str.isalnum, folded))[:LONGEST]
 
 
+@lru_cache(maxsize=4096)
 def ngrams(normalised: str) -> frozenset[str]:
     """Return the distinct pairs and triples of neighbouring characters, the ends marked; none for an empty text.
 

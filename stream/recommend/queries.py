@@ -9,11 +9,13 @@ import math
 from array import array
 from bisect import insort
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.recommend.clicks import Clicks
 from stream.recommend.ngrams import NgramIndex, ngrams
 
 KEPT = 8192  # queries whose neighbours are kept
@@ -21,10 +23,10 @@ LEAST = 0.4  # cosine under which two queries have nothing to do with each other
 
 
 class Neighbours(NamedTuple):
-    """Queries near to another one, nearest first, and what each of them counts."""
+    """What each of the queries near to another one counts, nearest first, and the clicks that have followed it."""
 
-    names: list[str]
-    weights: list[float]
+    weights: array[float]
+    clicks: list[Clicks]
 
 
 class KnownQueries:
@@ -41,43 +43,53 @@ class KnownQueries:
     def __init__(self, neighbours: int, sharpness: float) -> None:
         self.neighbours = neighbours
         self.sharpness = sharpness
+        self._clicks: dict[str, Clicks] = {}  # of each known one
         self._known = _Names()
         self._asked = _Names()
         self._floor = array("d")  # of each asked one: the cosine that a neighbour must have
         self._best: list[list[tuple[float, str]]] = []  # of each asked one: (−cosine, name), nearest first
-        self._found: OrderedDict[str, tuple[int, Neighbours]] = OrderedDict()  # asked: number, names and weights
+        self._found: OrderedDict[str, tuple[int, Neighbours | None]] = (
+            OrderedDict()
+        )  # asked: number, and neighbours if up to date
 
-    def add(self, name: str) -> None:
-        """Make a normalised query known, which must not be known yet."""
+    def add(self, name: str, clicks: Clicks) -> None:
+        """Make a normalised query known, which must not be known yet, and the clicks that follow it."""
         grams = ngrams(name)
+        self._clicks[name] = clicks
         self._known.append(name, grams)
         for number, cosine in self._asked.near(grams, np.frombuffer(self._floor)):
             other = self._asked.names[number]
             if other != name:
-                best = self._best[number]
-                insort(best, (-cosine, name))
+                insort(self._best[number], (-cosine, name))
                 self._settle(number)
-                self._found[other] = number, self._weighted(best)
+                self._found[other] = number, None
 
-    def rebuild(self, names: list[str]) -> None:
+    def rebuild(self, clicks: Mapping[str, Clicks]) -> None:
         """Know these queries instead."""
         self.__init__(self.neighbours, self.sharpness)  # type: ignore[misc]
-        for name in names:
-            self.add(name)
+        for name, some in clicks.items():
+            self.add(name, some)
 
     def similar(self, name: str) -> Neighbours:
         """Return the nearest known queries other than `name` itself; names decide between equally near ones."""
         found = self._found.get(name)
         if found is None:
-            found = self._found[name] = self._search(name)
-            if len(self._found) > KEPT:
-                _, (number, _) = self._found.popitem(last=False)
-                self._floor[number] = math.inf
+            number, neighbours = self._search(name), None
         else:
+            number, neighbours = found
             self._found.move_to_end(name)
-        return found[1]
+        if neighbours is None:
+            best = self._best[number]
+            weights = array("d", [math.exp(self.sharpness * (-near - 1.0)) for near, _ in best])
+            neighbours = Neighbours(weights, [self._clicks[name] for _, name in best])
+            self._found[name] = number, neighbours
+            if len(self._found) > KEPT:
+                _, (forgotten, _) = self._found.popitem(last=False)
+                self._floor[forgotten] = math.inf
+        return neighbours
 
-    def _search(self, name: str) -> tuple[int, Neighbours]:
+    def _search(self, name: str) -> int:
+        """Look for a query's neighbours, and return the number under which they are kept."""
         if len(self._best) >= 2 * KEPT:
             self._drop_forgotten()
         grams, number = ngrams(name), len(self._best)
@@ -87,16 +99,13 @@ class KnownQueries:
         self._best.append(sorted((-cosine, names[other]) for other, cosine in near if names[other] != name))
         self._floor.append(LEAST)
         self._settle(number)
-        return number, self._weighted(self._best[number])
+        return number
 
     def _settle(self, number: int) -> None:
         best = self._best[number]
         del best[self.neighbours :]
         if len(best) == self.neighbours:
             self._floor[number] = -best[-1][0]
-
-    def _weighted(self, best: list[tuple[float, str]]) -> Neighbours:
-        return Neighbours([name for _, name in best], [math.exp(self.sharpness * (-near - 1.0)) for near, _ in best])
 
     def _drop_forgotten(self) -> None:
         kept = [(name, self._best[number], self._floor[number]) for name, (number, _) in self._found.items()]
@@ -132,7 +141,8 @@ class _Names:
         if not grams or not self.names:
             return []
         shared = self._index.shared(grams, len(self.names))
-        numbers = np.flatnonzero(shared)
+        # A text that shares s of g n-grams has s at least, so that its cosine is √(s/g) at most.
+        numbers = np.flatnonzero(shared >= max(1.0, 0.999 * LEAST**2 * len(grams)))
         cosine = shared[numbers] / np.sqrt(len(grams) * np.frombuffer(self._sizes, np.int64)[numbers])
         near = cosine >= (least[numbers] if isinstance(least, np.ndarray) else least)
         numbers, cosine = numbers[near], cosine[near]
