@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.events import DriftLevel, State
-from stream.rounds import rounds
+from stream.rounds import rounds, together
 from stream.settings import Drift
 
 Vector = NDArray[np.float32]
@@ -161,10 +161,10 @@ def update_each(users: Sequence[DriftDetector], vectors: Vector, centre: Vector,
         settings: half-lives in behaviours, reference, forgetting and thresholds.
     """
     fade_short, fade_long = 2.0 ** (-1 / settings.short_half_life), 2.0 ** (-1 / settings.long_half_life)
-    short = np.stack([user.short for user in users]).astype(np.float32)
+    short = together([user.short for user in users]).astype(np.float32)
     short *= np.float32(fade_short)
     short += vectors
-    long = np.stack([user.long for user in users]).astype(np.float32)
+    long = together([user.long for user in users]).astype(np.float32)
     long *= np.float32(fade_long)
     long += vectors
     judged = []
@@ -215,7 +215,7 @@ class HandSetDetector:
             before = [users[place].state for place in places]
             new = {place: vector for place in places if (vector := steps[place].vector) is not None}
             if new:
-                update_each([_own(users[place]) for place in new], np.stack(list(new.values())), centre, self._settings)
+                update_each([_own(users[place]) for place in new], together(list(new.values())), centre, self._settings)
             for place, state in zip(places, before, strict=True):
                 levels[place] = state, users[place].level(self._settings)
         return [levels[place] for place in range(len(steps))]

@@ -25,7 +25,7 @@ from stream.profile import Vector, add_to_each
 from stream.publish import dead_letter, drift_change, erasure, recommendation
 from stream.recommend.features import Occasion
 from stream.recommend.recommender import Recommender
-from stream.rounds import rounds
+from stream.rounds import rounds, together
 from stream.settings import Settings
 from stream.state import UserState, decode, model_hash
 from stream.window import CLICK, SEARCH, Admission, Behaviour, remembered
@@ -168,7 +168,7 @@ class Pipeline:
             means = add_to_each(
                 [turn.user.profile for turn in some],
                 [turn.event.time for turn in some],
-                np.stack([nothing if turn.vector is None else turn.vector for turn in some]),
+                together([nothing if turn.vector is None else turn.vector for turn in some]),
                 [0.0 if turn.vector is None else weights[turn.clicked is None] for turn in some],
                 settings.half_lives_ms,
             )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.rounds import together
+
 Vector = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
@@ -71,8 +73,8 @@ def add_to_each(
         weights: of their kinds; zero adds nothing.
         half_lives_ms: h, shape (K,).
     """
-    sums = np.stack([profile.sums for profile in profiles])
-    totals = np.stack([profile.weights for profile in profiles])
+    sums = together([profile.sums for profile in profiles])
+    totals = together([profile.weights for profile in profiles])
     steps = [time - profile.time if weight else 0 for profile, time, weight in zip(profiles, times, weights, strict=True)]
     later = np.array(steps, np.float64)[:, None] / half_lives_ms
     fade = np.exp2(-np.maximum(later, 0.0))

@@ -14,6 +14,7 @@ from stream.recommend.memory import DAY, Memory
 from stream.recommend.ngrams import normalise
 from stream.recommend.ranker import COVERAGE, FEATURES, FOLLOWED, POPULAR, PROFILE, QUERY, SIMILAR, TEXT, Floats
 from stream.recommend.vectors import Vector
+from stream.rounds import together
 from stream.settings import Recommend
 
 KEPT_VALUES = 4_000_000  # of text features of queries: 16 MB
@@ -62,7 +63,7 @@ def mean_profiles(profiles: Sequence[Vector], settings: Recommend) -> Vector:
     Raises:
         ValueError: the settings have shares for another number of time scales.
     """
-    stacked = np.stack(profiles)
+    stacked = together(profiles)
     scales = stacked.shape[1]
     given = np.array(settings.profile_shares or [1.0] * scales)
     if len(given) != scales or given.sum() <= 0.0:

@@ -208,7 +208,8 @@ class Memory:
 
     def after_similar_queries(self, query: str, time: int) -> Terms:
         """Return the clicks that followed the queries nearest to this normalised one, weighted by how near they are."""
-        return Terms(*self.queries.similar(query), time / self._half_lives[QUERY])
+        near = self.queries.similar(query)
+        return Terms(near.weights, near.clicks, time / self._half_lives[QUERY])
 
     def after_items(self, items: Sequence[str], time: int) -> Terms:
         """Return the clicks that followed clicks on these items, latest first; the further back, the less."""

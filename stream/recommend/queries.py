@@ -23,8 +23,9 @@ LEAST = 0.4  # cosine under which two queries have nothing to do with each other
 
 
 class Neighbours(NamedTuple):
-    """What each of the queries near to another one counts, nearest first, and the clicks that have followed it."""
+    """Queries near to another one, nearest first, what each of them counts, and the clicks that have followed it."""
 
+    names: list[str]
     weights: array[float]
     clicks: list[Clicks]
 
@@ -81,7 +82,8 @@ class KnownQueries:
         if neighbours is None:
             best = self._best[number]
             weights = array("d", [math.exp(self.sharpness * (-near - 1.0)) for near, _ in best])
-            neighbours = Neighbours(weights, [self._clicks[name] for _, name in best])
+            names = [name for _, name in best]
+            neighbours = Neighbours(names, weights, [self._clicks[name] for name in names])
             self._found[name] = number, neighbours
             if len(self._found) > KEPT:
                 _, (forgotten, _) = self._found.popitem(last=False)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stream.app import COLLECT_AFTER
 from stream.decode import Record
 from stream.encoder import Encoder
 from stream.engine.broadcast import BroadcastRecord
@@ -80,6 +81,7 @@ def main() -> None:
         timed(variant.pipeline, step, spent)
     outputs: list[Output] = []
     gc.freeze()  # the events are all in memory only here
+    gc.set_threshold(*COLLECT_AFTER)
     began, began_cpu = time.perf_counter(), time.process_time()
     for at in range(0, len(events), options.batch):
         answers = variant.pipeline.process(Batch(events[at : at + options.batch]), variant.states).outputs

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.recommend import queries
+from stream.recommend.clicks import Clicks
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.ngrams import normalise
 from stream.recommend.queries import KnownQueries
@@ -168,6 +169,7 @@ def test_memory_is_bounded_and_keeps_what_has_faded_least():
     similar = memory.queries.similar("query99").names
     assert similar
     assert all(memory.by_item(memory.after_query(name, now)) for name in similar)
+    assert memory.by_item(memory.after_similar_queries("query99", now))
 
 
 def test_a_query_is_the_same_however_it_is_spaced_and_cased():
@@ -184,6 +186,7 @@ def test_a_misspelt_query_finds_the_one_that_was_meant():
     assert memory.by_item(memory.after_similar_queries("", T)) == {}
 
 
+NOTHING = Clicks(0)
 names = st.text("abc", min_size=1, max_size=6)
 
 
@@ -194,14 +197,14 @@ def test_neighbours_do_not_depend_on_when_they_were_asked_for(known, query, coun
     for number, name in enumerate(known):
         if number in asked:
             often.similar(query)
-        often.add(name)
-        once.add(name)
+        often.add(name, NOTHING)
+        once.add(name, NOTHING)
     assert often.similar(query) == once.similar(query)
     assert len(once.similar(query).names) <= count
     assert query not in once.similar(query).names
     reordered = KnownQueries(count, 10.0)
     for name in sorted(known):
-        reordered.add(name)
+        reordered.add(name, NOTHING)
     assert reordered.similar(query) == once.similar(query)
 
 
@@ -209,12 +212,12 @@ def test_neighbours_are_the_same_when_what_was_asked_had_to_be_forgotten(monkeyp
     names = [f"{a}{b}{c}" for a in "xyz" for b in "abcdefgh" for c in "123456789"]
     remembering = KnownQueries(8, 10.0)
     for name in names:
-        remembering.add(name)
+        remembering.add(name, NOTHING)
     expected = {name: remembering.similar(name) for name in names}
     monkeypatch.setattr(queries, "KEPT", 5)
     forgetful = KnownQueries(8, 10.0)
     for number, name in enumerate(names):
-        forgetful.add(name)
+        forgetful.add(name, NOTHING)
         forgetful.similar(name)
         forgetful.similar(names[number // 2])
     assert {name: forgetful.similar(name) for name in names} == expected
