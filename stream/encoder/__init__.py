@@ -81,7 +81,7 @@ class Encoder:
         count = threads or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(count, "encoder") if count > 1 and self.provider == CPU else None
         self._cache = EmbeddingCache(cache_size, manifest.dimension)
-        self._lock = threading.Lock()
+        self._looking, self._computing = threading.Lock(), threading.Lock()  # what is in the cache waits for no computation
         log.info("encoder %s on %s, %d dimensions", self.version, self.provider, self.dimension)
 
     def _load(self, folder: Path, device: Literal["cpu", "cuda"], variant: str) -> None:
@@ -99,12 +99,23 @@ class Encoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the unit vectors of `texts`, shape (len(texts), dimension). An empty text has a vector too."""
         vectors = np.empty((len(texts), self.dimension), np.float32)
-        with self._lock:
+        with self._looking:
             unknown = self._cache.get(texts, vectors)
+        if unknown:
+            vectors[unknown] = self._compute([texts[position] for position in unknown])
+        return vectors
+
+    def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode what was not in the cache a moment ago. One thread at a time: another may be at the same texts just now."""
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        with self._computing:
+            with self._looking:
+                unknown = self._cache.get(texts, vectors)
             if unknown:
                 new = {text: row for row, text in enumerate(dict.fromkeys(texts[position] for position in unknown))}
                 fresh = self._run(list(new))
-                self._cache.put(list(new), fresh)
+                with self._looking:
+                    self._cache.put(list(new), fresh)
                 vectors[unknown] = fresh[[new[texts[position]] for position in unknown]]
         return vectors
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,29 @@ def test_a_repeated_text_is_computed_once(tiny_model: Path, monkeypatch: pytest.
     encoder.encode(["red", "blue", "red"])
     encoder.encode(["blue", "game"])
     assert computed == ["red", "blue", "game"]
+
+
+def test_what_is_known_does_not_wait_for_what_another_thread_computes(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(tiny_model, device="cpu")
+    expected = encoder.encode(["red"])
+    computed: list[str] = []
+    run, begun, go_on = encoder._run, threading.Event(), threading.Event()
+
+    def slowly(texts: list[str]) -> np.ndarray:
+        begun.set()
+        assert go_on.wait(30)
+        computed.extend(texts)
+        return run(texts)
+
+    monkeypatch.setattr(encoder, "_run", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(encoder.encode, ["blue"])
+        assert begun.wait(30)
+        assert np.array_equal(encoder.encode(["red"]), expected)
+        second = pool.submit(encoder.encode, ["red", "blue"])  # and what is under way is not computed again
+        go_on.set()
+        assert np.array_equal(second.result(30)[1:], first.result(30))
+    assert computed == ["blue"]
 
 
 def test_int8_is_what_auto_means_on_a_cpu_and_the_version_says_so(tiny_model: Path) -> None:
