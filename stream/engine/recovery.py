@@ -16,7 +16,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import rocksdict
-from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from faust.stores.rocksdb import Store
 from faust.tables.manager import TableManager as FaustTableManager
@@ -130,19 +130,20 @@ def replay_changelog(
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
+            # Fetching stops while so much lies ready. By default librdkafka looks again after a whole second, when all of it has
+            # long been written.
+            "queued.max.messages.kbytes": 16_384,
+            "fetch.queue.backoff.ms": 5,
+            "fetch.wait.max.ms": 10,  # for so long the broker keeps back the empty answer that tells a partition's end
         }
     )
     try:
-        consumer.assign(
-            [
-                TopicPartition(tp.topic, tp.partition, reached[tp] + 1 if reached[tp] >= 0 else OFFSET_BEGINNING)
-                for tp in unfinished
-            ]
-        )
+        # From where the changelog begins, if that is further on: `auto.offset.reset`. Asking where it begins would take half a second.
+        consumer.assign([TopicPartition(tp.topic, tp.partition, reached[tp] + 1) for tp in unfinished])
         last = monotonic()
         with _loading([stores[tp]._db_for_partition(tp.partition) for tp in unfinished]):
             while unfinished and wanted():
-                messages = consumer.consume(10_000, 0.2)
+                messages = consumer.consume(1_000, 0.05)
                 before = dict(reached)
                 _apply(messages, stores, reached)
                 unfinished = {tp for tp in stores if reached[tp] + 1 < ends[tp]}
@@ -197,6 +198,7 @@ def _loading(databases: Sequence[rocksdict.Rdict]) -> Iterator[None]:
     """Let databases take much at once: with no log of their own, since the changelog is one, and not compacted until the end.
 
     What has not been logged has to be in files before anything that has follows: after a crash the latter alone would come back.
+    Erasures are in files then too, as `erasing` in engine/store.py wants it.
     """
     for database in databases:
         database.set_options({"disable_auto_compactions": "true"})
@@ -210,16 +212,14 @@ def _loading(databases: Sequence[rocksdict.Rdict]) -> Iterator[None]:
 
 def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP, int]) -> None:
     batches: dict[TP, rocksdict.WriteBatch] = defaultdict(lambda: rocksdict.WriteBatch(raw_mode=True))
-    erased: set[TP] = set()
     for message in messages:
         tp = TP(message.topic(), message.partition())
         error = message.error()
         if error is None:
-            if message.value() is None:
+            if (value := message.value()) is None:
                 batches[tp].delete(message.key())
-                erased.add(tp)
             else:
-                batches[tp].put(message.key(), message.value())
+                batches[tp].put(message.key(), value)
             reached[tp] = message.offset()
         elif error.code() != KafkaError._PARTITION_EOF:
             raise KafkaException(error)
@@ -228,7 +228,4 @@ def _apply(messages: Iterable[Any], stores: Mapping[TP, Store], reached: dict[TP
             batches[tp]
     for tp, batch in batches.items():
         batch.put(Store.offset_key, str(reached[tp]).encode())
-        database = stores[tp]._db_for_partition(tp.partition)
-        database.write(batch, UNLOGGED)
-        if tp in erased:
-            database.flush()  # see `erasing` in engine/store.py
+        stores[tp]._db_for_partition(tp.partition).write(batch, UNLOGGED)

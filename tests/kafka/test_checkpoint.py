@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from verify import read
 from stream.engine.checkpoint import Checkpoint, Membership, MovedOnError, Output, Work
 from stream.engine.intake import Partition
 from stream.engine.recovery import RecoveryError, replay_changelog
+from stream.engine.store import TableOptions
 
 CONSUMER_SECONDS = 30
 
@@ -136,9 +138,9 @@ def test_a_broker_that_is_still_finishing_the_transaction_before_gets_the_batch_
 class Database:
     """A RocksDB of its own, where Faust's store has one for each partition."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: rocksdict.Options | None = None) -> None:
         self.path = path
-        self.rocks = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))
+        self.rocks = rocksdict.Rdict(str(path), options or rocksdict.Options(raw_mode=True))
 
     def persisted_offset(self, tp: TP) -> int | None:
         stored = self.rocks.get(Store.offset_key)
@@ -198,6 +200,46 @@ def test_what_was_recovered_is_in_files_when_it_is_done_and_they_are_compacted_f
     while (files := database.rocks.property_value("rocksdb.num-files-at-level0")) == "13" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert int(files or 0) < 13
+
+
+def test_what_a_recovery_erases_leaves_the_disk(kafka: str, topics: tuple[str, str], tmp_path: Path) -> None:
+    database = Database(tmp_path, TableOptions(2**26).as_options())
+    anna, bert = os.urandom(100), os.urandom(100)  # found in files as they are: they cannot be compressed
+    producer = transaction(kafka, f"t-{topics[1]}", 10_000)
+    producer.produce(topics[1], anna, b"anna")
+    producer.produce(topics[1], bert, b"bert")
+    producer.commit_transaction(20)
+    recover(kafka, topics[1], database)
+
+    def on_disk(state: bytes) -> bool:
+        return any(state in path.read_bytes() for path in tmp_path.glob("*.sst"))
+
+    assert on_disk(anna)
+    producer.begin_transaction()
+    producer.produce(topics[1], None, b"anna")
+    producer.commit_transaction(20)
+    recover(kafka, topics[1], database)
+    assert database.rocks.get(b"anna") is None
+    deadline = time.monotonic() + 20
+    while on_disk(anna) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not on_disk(anna)
+    assert on_disk(bert)
+
+
+def test_a_changelog_without_its_oldest_records_is_recovered_from_where_it_begins(
+    kafka: str, topics: tuple[str, str], tmp_path: Path
+) -> None:
+    producer = transaction(kafka, f"t-{topics[1]}", 10_000)
+    for number in range(10):
+        producer.produce(topics[1], b"state", b"user-%d" % number)
+    producer.commit_transaction(20)
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for future in admin.delete_records([TopicPartition(topics[1], 0, 4)]).values():
+        future.result(30)
+    database = Database(tmp_path)
+    assert recover(kafka, topics[1], database) == {TP(topics[1], 0): 10}
+    assert [database.rocks.get(b"user-%d" % number) for number in range(10)] == [None] * 4 + [b"state"] * 6
 
 
 def test_a_changelog_that_was_emptied_is_told_from_a_new_one(kafka: str, topics: tuple[str, str], tmp_path: Path) -> None:
