@@ -47,7 +47,6 @@ def main() -> None:
         prefix = send(broker, Recording("", recording.items, [], 0), chosen.partitions)
         engine = new_engine(OURS, "job_ours.py", broker, folder, prefix, chosen.partitions)
         watch = Readable(broker, engine.output)
-        watch.start()
 
         def clicks(users: list[int]) -> None:
             nonlocal sent
@@ -60,22 +59,24 @@ def main() -> None:
             fill(broker, made)
 
         with engine.running(0) as process:
-            for at in range(0, chosen.users, PORTION):
-                clicks(list(range(at, min(at + PORTION, chosen.users))))
-                while watch.seen[-1][1] < sent - 2 * PORTION:
+
+            def wait_until_answered(count: int) -> None:
+                while watch.committed() < count:
                     time.sleep(0.05)
                     if process.poll() is not None:
                         raise RuntimeError(engine.log.read_text()[-2000:])
-            while watch.seen[-1][1] < sent:
-                time.sleep(0.05)
+
+            for at in range(0, chosen.users, PORTION):
+                clicks(list(range(at, min(at + PORTION, chosen.users))))
+                wait_until_answered(sent - 2 * PORTION)
+            wait_until_answered(sent)
             filled = resident_mb(process.pid)
             report(f"resident set after {chosen.users:,} users", [filled], [LIMIT_MB], "MB", 1.0, more_is_better=False)
             course, begun = [filled], time.time()
             while (due := begun + len(course) * PORTION / chosen.rate) < begun + chosen.minutes * 60:
                 clicks([chance.randrange(chosen.users) for _ in range(PORTION)])
                 time.sleep(max(0.0, due - time.time()))
-                while watch.seen[-1][1] < sent - PORTION:
-                    time.sleep(0.05)
+                wait_until_answered(sent - PORTION)
                 course.append(resident_mb(process.pid))
                 print(f"{(time.time() - begun) / 60:.1f} minutes: {course[-1]:.0f} MB", file=sys.stderr, flush=True)
             report(

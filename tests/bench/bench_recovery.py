@@ -56,8 +56,7 @@ class Restarts:
         began = time.time()
         with engine.running(1) as process:
             watch.wait_for(1, process, engine.log)
-        answered = next(at for at, end in watch.seen if end > watch.seen[0][1])
-        return answered - began
+        return watch.seen[-1][0] - began
 
     def check(self) -> None:
         """Every probe was answered with all that came before it: the state was there."""

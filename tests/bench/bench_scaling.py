@@ -4,7 +4,7 @@
 
 Cost is the workers' own processor time, in µs an event: unlike a rate it does not depend on what else runs on the machine.
 `theirs` is the small end of the range and `ours` the large one, so that a ratio of 2/3 is a growth of 1.5. How it grows with the
-catalogue is asked of the recommender: tests/bench/bench_pipeline.py.
+catalogue is asked of the recommender: tests/bench/bench_catalogue.py.
 """
 
 from __future__ import annotations

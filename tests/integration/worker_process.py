@@ -183,16 +183,21 @@ def send(broker: str, records: Iterable[Sent], **client: str) -> list[Place]:
         }
     )
     sent = list(records)
+    # Raised below: confluent-kafka never frees an exception that leaves a callback, nor therefore the producer in its frames.
+    failures: list[KafkaError] = []
     for number, record in enumerate(sent):
 
         def delivered(error: KafkaError | None, message: Message, number: int = number) -> None:
             if error is not None:
-                raise KafkaException(error)
+                failures.append(error)
+                return
             places[number] = Place(message.topic(), message.partition(), message.offset())
 
         where = {"partition": 0} if record.key is None else {}
         producer.produce(record.topic, record.value, record.key, on_delivery=delivered, **where)
     assert producer.flush(30) == 0
+    if failures:
+        raise KafkaException(failures[0])
     return [places[number] for number in range(len(sent))]
 
 
