@@ -136,6 +136,7 @@ class Knowledge:
         for item_id, change in newest.items():
             if change is None:
                 self.catalogue.remove(item_id)
+        self.catalogue.catch_up()  # not in the middle of the next answer
 
     def outputs(self) -> list[Output]:
         """Return what is to be published with the next results: what was learned, and dead letters for items of no use."""

@@ -138,6 +138,11 @@ class Catalogue:
         self._changed(item_id, row)
         return True
 
+    def catch_up(self) -> None:
+        """Do now what the next search would have to do first. Meant for after many changes."""
+        if self.large is not None:
+            self.large.vectors.catch_up()
+
     def changes_since(self, version: int) -> Iterable[tuple[str, int]] | None:
         """Return item and row of each change since the catalogue had a version; None where that is too long ago."""
         count = self.version - version

@@ -118,6 +118,12 @@ class LargeVectors:
             rows: Rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, distances)[1]
             return rows
 
+    def catch_up(self) -> None:
+        """Let the index know of all changes; otherwise the next search has to, which takes it a minute after a million."""
+        with self._lock:
+            faiss.omp_set_num_threads(1)
+            self._bring_up_to_date()
+
     def _grow(self, rows: int) -> None:
         room = max(rows, len(self._codes) + len(self._codes) // 2)
         for name in ("_codes", "_live", "_listed"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ranker import TITLES, D, T, search, streams, unit
 
+from stream.encoder import Encoder
+from stream.engine.broadcast import BroadcastRecord
 from stream.events import Item, RecommendedItem
+from stream.knowledge import Knowledge
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.features import Occasion
 from stream.recommend.memory import Memory
@@ -21,7 +26,7 @@ from stream.recommend.ngrams import ngrams, normalise
 from stream.recommend.recommender import Recommender
 from stream.recommend.titles import Titles
 from stream.recommend.vectors import UNIT, LargeVectors, on_grid
-from stream.settings import Recommend
+from stream.settings import Recommend, Settings
 
 Answers = list[list[RecommendedItem] | None]
 
@@ -239,3 +244,29 @@ def test_two_processes_answer_alike_to_the_last_bit():
     first = digest("1", "1")
     assert first
     assert digest("2", "4") == first
+
+
+def test_catching_up_leaves_the_next_search_nothing_to_do_and_changes_nothing_that_is_found():
+    vectors = clustered(3_000, D, 30, seed=4)
+    lazy, eager = LargeVectors(D, first=500), LargeVectors(D, first=500)
+    for row, vector in enumerate(vectors):
+        lazy.put(row, vector)
+        eager.put(row, vector)
+        if row % 700 == 699:
+            eager.remove(row - 5)
+            lazy.remove(row - 5)
+            eager.catch_up()
+    eager.catch_up()
+    assert not eager._changed
+    queries = on_grid(vectors[::100])
+    np.testing.assert_array_equal(np.sort(lazy.nearest(queries, 20)), np.sort(eager.nearest(queries, 20)))
+
+
+def test_what_is_put_into_the_catalogue_is_in_its_index_before_anybody_asks(tiny_model: Path) -> None:
+    knowledge = Knowledge(Settings(recommend=Recommend(exact_items=500)), Encoder(tiny_model, device="cpu"))
+    knowledge.put_items(
+        BroadcastRecord("items", 0, n, T, f"i{n}".encode(), json.dumps({"item_id": f"i{n}", "title": f"red fox {n}"}).encode())
+        for n in range(600)
+    )
+    assert knowledge.catalogue.large is not None
+    assert not knowledge.catalogue.large.vectors._changed
