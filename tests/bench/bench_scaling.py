@@ -1,26 +1,36 @@
 """How does the cost of an event grow with workers, partitions and users? The tally job (tests/bench/tally.py), ours alone.
 
-    python tests/bench/bench_scaling.py [--what workers] [--what partitions] [--what users] [--most-users 1000000]
+    python tests/bench/bench_scaling.py [--what workers] [--what partitions] [--what users] [--most-users 1000000] [--log DIR]
 
 Cost is the workers' own processor time, in µs an event: unlike a rate it does not depend on what else runs on the machine.
 `theirs` is the small end of the range and `ours` the large one, so that a ratio of 2/3 is a growth of 1.5. How it grows with the
-catalogue is asked of the recommender: tests/bench/bench_catalogue.py.
+catalogue is asked of the recommender: tests/bench/bench_catalogue.py. With --log, users are asked of the whole job too: clicks on the
+items of a data folder.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from bench_engine import events
+from bench_job import send
 from confluent_kafka import ConsumerGroupState, KafkaException
 from confluent_kafka.admin import AdminClient
 from side_by_side import parser, report, take_turns
 from stage import OURS, Readable, fill, kafka, make_topic, new_engine, run_engine, unique
 
+from stream.decode import Record
+from stream.replay.source import Recording, read_folder
+from stream.settings import Topics
+
 FLOOR = 1 / 1.5
+PORTION = 200_000  # clicks of the whole job that are answered in one run
 JOINED = 60.0  # seconds that workers may take to join and to share the partitions
 
 
@@ -37,6 +47,27 @@ def cost(broker: str, folder: Path, count: int, users: int, partitions: int) -> 
         return run_engine(engine, count).cpu / count * 1e6
 
     return measure
+
+
+def job_cost(broker: str, folder: Path, items: Sequence[Record], count: int, users: int) -> Callable[[], float]:
+    """The same for the whole job: each user has clicked once, and then users of all of them do."""
+    chance, number = random.Random(7), itertools.count()
+    ids = [(item.key or b"").decode() for item in items]
+    prefix = send(broker, Recording("", items, [], 0), 4)
+    engine = new_engine(OURS, "job_ours.py", broker, folder, prefix, 4)
+
+    def clicks(of: Iterable[int]) -> float:
+        made = []
+        for user in of:
+            click = {"event_id": f"{next(number):x}", "user_id": f"user-{user}", "item_id": chance.choice(ids)}
+            value = json.dumps({**click, "timestamp": time.time_ns() // 1_000_000})
+            made.append((f"{prefix}-clicks", f"user-{user}", value.encode(), 0))
+        fill(broker, made)
+        return run_engine(engine, len(made)).cpu / len(made) * 1e6
+
+    for at in range(0, users, PORTION):
+        clicks(range(at, min(at + PORTION, users)))
+    return lambda: clicks([chance.randrange(users) for _ in range(count)])
 
 
 def wait_until_shared(broker: str, group: str, workers: int) -> None:
@@ -85,6 +116,7 @@ def main() -> None:
     options.add_argument("--events", type=int, default=100_000)
     options.add_argument("--users", type=int, default=10_000)
     options.add_argument("--most-users", type=int, default=200_000)
+    options.add_argument("--log", type=Path, help="data folder with items: the whole job is asked too")
     chosen = options.parse_args()
     count, users = chosen.events, chosen.users
     with kafka() as (broker, folder):
@@ -99,6 +131,11 @@ def main() -> None:
             after, before = take_turns(chosen.rounds, large, small)
             question = f"cost of an event with {ends[1]:,} {what}; against {ends[0]:,}"
             report(question, after, before, "CPU us/event", FLOOR, more_is_better=False)
+            if what == "users" and chosen.log is not None:
+                items = read_folder(chosen.log, Topics(), 1).items
+                small, large = (job_cost(broker, folder, items, count, n) for n in ends)
+                after, before = take_turns(chosen.rounds, large, small)
+                report(f"{question}: the whole job", after, before, "CPU us/event", FLOOR, more_is_better=False)
 
 
 if __name__ == "__main__":
