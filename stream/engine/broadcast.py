@@ -44,6 +44,7 @@ class Broadcast:
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
+                "fetch.queue.backoff.ms": 5,  # see engine/recovery.py
                 "fetch.wait.max.ms": FETCH_WAIT_MS,  # what the end of an empty partition costs, when it is read to there
             }
         )

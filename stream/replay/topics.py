@@ -138,6 +138,7 @@ def _consumer(client: Mapping[str, Any]) -> Consumer:
             "auto.offset.reset": "earliest",  # where retention has removed what was asked for
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
+            "fetch.queue.backoff.ms": 5,  # see engine/recovery.py
         }
     )
 
