@@ -62,13 +62,12 @@ class Recovery(FaustRecovery):
         with self._restoring:
             # First the offsets, once no transaction can move them any more, then the states: whoever commits an offset has brought the
             # states below it to the changelog before, or brings them with it. The changelog's end, asked for afterwards, has them.
-            offsets = stable_offsets(self.app.settings.broker, inputs)
-            reached = replay_changelog(
-                self.app.settings.broker.librdkafka(),
-                stores,
-                lambda: not self.should_stop and self.app.consumer_generation_id == generation,
-                self.app.watchdog.progress,
-            )
+            def needed() -> bool:
+                return not self.should_stop and self.app.consumer_generation_id == generation
+
+            broker = self.app.settings.broker
+            offsets = stable_offsets(broker, inputs, needed)
+            reached = replay_changelog(broker.librdkafka(), stores, needed, self.app.watchdog.progress)
             return offsets, reached
 
     async def _wait(self, coro: Any, timeout: Any = None) -> None:

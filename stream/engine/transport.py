@@ -10,7 +10,7 @@ What we rely on inside Faust is pinned by `tests/unit/test_faust_seams.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FETCH_WAIT_MS = 100
 RETRY_SECONDS = 0.1
 COMMITTED_SECONDS = 60.0  # that the group's coordinator may take to say what is committed
+ASKED_SECONDS = 5.0  # for which it is asked at a time
 FETCH_SECONDS = 0.25  # that a fetch of nothing may take; a rebalance waits for it
 # However little it brings, a fetch takes aiokafka and Faust some ms of Python, in which no event is answered.
 LITTLE = 500  # records
@@ -186,14 +187,19 @@ class BatchConsumer(driver.Consumer):
         """Do nothing: Faust's detector looks for its own commits, which there are none of."""
 
 
-def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int | None]:
+def stable_offsets(broker: Broker, partitions: Iterable[TP], needed: Callable[[], bool] = lambda: True) -> dict[TP, int | None]:
     """Return the committed offsets of the group, waiting for open transactions; None for partitions without one.
 
     aiokafka cannot ask for stable offsets (its OffsetFetch ends at v3): after a rebalance it may read one that the previous owner's
     open transaction is about to move. librdkafka can (KIP-447).
 
+    Args:
+        broker: whom to ask, and for which group.
+        partitions: of the input topics.
+        needed: asked every few seconds; waiting ends with an empty answer when it says False (the partitions have moved on).
+
     Raises:
-        KafkaException: the broker did not answer within 60 s, or not for every partition.
+        TimeoutError: nothing was said within 60 s; the message says what to do.
     """
     consumer = Consumer(
         {
@@ -206,17 +212,25 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP]) -> dict[TP, int | N
     wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
     deadline = monotonic() + COMMITTED_SECONDS
     try:
-        while True:
+        while needed():
             try:
-                found = consumer.committed(wanted, timeout=max(1.0, deadline - monotonic()))
+                found = consumer.committed(wanted, timeout=ASKED_SECONDS)
                 for tp in found:
                     if tp.error is not None:  # to take it for one without an offset would be to read it again from its beginning
                         raise KafkaException(tp.error)
                 return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in found}
-            except KafkaException:  # a broker that has just been restarted is not the group's coordinator yet, for example
+            except (
+                KafkaException
+            ) as error:  # a broker that has just been restarted is not the group's coordinator yet, for example
                 if monotonic() > deadline:
-                    raise
+                    held = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in wanted)
+                    raise TimeoutError(
+                        f"the broker does not say what the group {broker.group} has committed of {held} ({error.args[0].str()}). "
+                        "If it is up, a transaction on __consumer_offsets may be hanging: look with kafka-transactions.sh "
+                        "find-hanging, and end it with abort"
+                    ) from error
                 sleep(0.2)
+        return {}
     finally:
         consumer.close()
 
