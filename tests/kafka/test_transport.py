@@ -1,4 +1,4 @@
-"""Under at_least_once, whose offsets the group takes."""
+"""Committed offsets: under at_least_once, whose the group takes; under exactly_once, that they are waited for, but not for ever."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import uuid
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from aiokafka import AIOKafkaConsumer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from faust.types import TP
 
-from stream.engine.checkpoint import Membership
+from stream.connection import Broker
+from stream.engine import transport
+from stream.engine.checkpoint import Membership, group_metadata
 from stream.engine.intake import Partition
-from stream.engine.transport import CommittedReader
+from stream.engine.transport import CommittedReader, stable_offsets
 
 SECONDS = 60
 
@@ -47,6 +52,27 @@ def test_offsets_read_in_an_earlier_generation_are_refused_though_the_consumer_i
             await second.stop()
 
     asyncio.run(scenario())
+
+
+def test_offsets_that_a_transaction_may_still_move_are_waited_for_while_they_are_needed(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, group = f"in-{uuid.uuid4().hex[:8]}", f"g-{uuid.uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
+    broker, partition = Broker(servers=kafka, group=group), TP(topic, 0)
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": group, "transaction.timeout.ms": 60_000})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.send_offsets_to_transaction([TopicPartition(topic, 0, 7)], group_metadata(group, -1, ""), 30)
+    monkeypatch.setattr(transport, "ASKED_SECONDS", 1.0)
+
+    assert stable_offsets(broker, [partition], iter([True, True, False]).__next__) == {}
+    monkeypatch.setattr(transport, "COMMITTED_SECONDS", 2.0)
+    with pytest.raises(TimeoutError, match=rf"{group} has committed of {topic}\[0\].*kafka-transactions\.sh"):
+        stable_offsets(broker, [partition])
+    producer.commit_transaction(30)
+    assert stable_offsets(broker, [partition]) == {partition: 7}
 
 
 def membership(consumer: AIOKafkaConsumer, group: str) -> Membership:
