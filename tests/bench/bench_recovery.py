@@ -1,10 +1,11 @@
 """How long does it take to restore users' states from the changelog? Ours beside Quix Streams.
 
-    python tests/bench/bench_recovery.py [--users 100000]
+    python tests/bench/bench_recovery.py [--users 1000000]
 
 Each engine first makes the states by itself: the tally job with one event a user. Then it is stopped, its disk is emptied, and it
 is started again with one more event of a known user waiting: from the start of the process until that event's answer is readable.
-The same with its disk left alone is the warm restart. What restoring takes is the difference: neither imports nor joining count.
+The same with its disk left alone is the warm restart. What restoring takes is the difference: neither imports nor joining count. Of
+fewer than some hundred thousand users it is too small to be told from them.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def stored(broker: str, folder: Path, python: str, program: str, users: int, par
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--users", type=int, default=100_000)
+    options.add_argument("--users", type=int, default=1_000_000)
     options.add_argument("--partitions", type=int, default=4)
     chosen = options.parse_args()
     size = chosen.users, chosen.partitions
