@@ -3,9 +3,9 @@
     python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10] [--share 0.5]
 
 The worker first answers a backlog, which gives its capacity. Then events go on at a share of that rate, evenly, and a `read_committed`
-consumer notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds. Peers have
-no part in this: `theirs` is the floor, in ms. The worker commits after every batch, so that there is no commit interval beside the time
-that a batch takes.
+consumer notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds, or of less
+where the log is too short. Peers have no part in this: `theirs` is the floor, in ms. The worker commits after every batch, so that there
+is no commit interval beside the time that a batch takes.
 """
 
 from __future__ import annotations
@@ -113,11 +113,9 @@ def main() -> None:
             began = float((engine.folder / "start").read_text().split()[0])
             capacity = len(first) / (watch.seen[-1][0] - began)
             rate, rounds, before = capacity * chosen.share, [], means()
+            count = min(int(rate * chosen.seconds), len(rest) // chosen.rounds)
             for number in range(chosen.rounds):
-                count = int(rate * chosen.seconds)
                 window = rest[number * count : (number + 1) * count]
-                if len(window) < count:
-                    raise RuntimeError("the log is too short for so many rounds: fewer --seconds, or a smaller --backlog")
                 sent = paced(broker, prefix, window, rate, chosen.linger)
                 time.sleep(2.0)
                 lost = sent.keys() - arrivals.at.keys()
