@@ -4,7 +4,7 @@
 
 The worker first answers a backlog, which gives its capacity. Then events go on at a share of that rate, evenly, and a `read_committed`
 consumer notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds, or of less
-where the log is too short. Peers have no part in this: `theirs` is the floor, in ms. The worker commits after every batch, so that there
+where the log is too short. Peers have no part in this: `theirs` is the floor, in ms. The worker commits after every batch: there
 is no commit interval beside the time that a batch takes.
 """
 
