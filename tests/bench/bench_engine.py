@@ -74,22 +74,22 @@ def main() -> None:
     options.add_argument("--partitions", type=int, default=4)
     chosen = options.parse_args()
     sent = events(chosen.events, chosen.users)
-    with kafka() as (broker, folder):
-        ours = side(OURS, "engine_ours.py", broker, folder, sent, chosen.partitions)
-        for peer in chosen.peer or sorted(FLOORS):
-            theirs_sent = sent[: chosen.faust_events] if peer == "faust" else sent
+    for peer in chosen.peer or sorted(FLOORS):
+        theirs_sent = sent[: chosen.faust_events] if peer == "faust" else sent
+        with kafka() as (broker, folder):  # of its own: it goes on compacting the changelogs of all that was run on it
+            ours = side(OURS, "engine_ours.py", broker, folder, sent, chosen.partitions)
             theirs = side(PEERS, f"engine_{peer}.py", broker, folder, theirs_sent, chosen.partitions)
             mine, other = take_turns(chosen.rounds, ours, theirs)
-            guarantee = "at_least_once" if peer == "faust" else "exactly_once"
-            report(
-                f"engine: 1.5 KB state a user with changelog, one record an event, exactly_once; against {NAMES[peer]}, {guarantee}",
-                mine,
-                other,
-                "events/s",
-                FLOORS[peer],
-                events=[len(sent), len(theirs_sent)],
-                users=chosen.users,
-            )
+        guarantee = "at_least_once" if peer == "faust" else "exactly_once"
+        report(
+            f"engine: 1.5 KB state a user with changelog, one record an event, exactly_once; against {NAMES[peer]}, {guarantee}",
+            mine,
+            other,
+            "events/s",
+            FLOORS[peer],
+            events=[len(sent), len(theirs_sent)],
+            users=chosen.users,
+        )
 
 
 if __name__ == "__main__":
