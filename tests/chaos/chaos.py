@@ -193,6 +193,11 @@ def broken_promises(result: dict[str, object]) -> list[str]:
     return [name for name in zero if result[name]]
 
 
+def all_but_internal_topics(folder: str, names: list[str]) -> set[str]:
+    """Name what need not be kept of a broker's folder: the topics whose names do not begin with two underscores."""
+    return {name for name in names if Path(folder).name == "data" and not name.startswith("__")}
+
+
 def main() -> None:
     """Run from the command line."""
     from tiny_model import write_model
@@ -201,7 +206,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=Plan.events)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--guarantee", choices=("exactly_once", "at_least_once"), default="exactly_once")
-    parser.add_argument("--keep", type=Path, help="keep the workers' logs there")
+    parser.add_argument(
+        "--keep", type=Path, help="keep the workers' logs there, the broker's, and what it knows of offsets and transactions"
+    )
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
@@ -212,6 +219,7 @@ def main() -> None:
         finally:
             if arguments.keep:
                 shutil.copytree(folder / "workers", arguments.keep, ignore=shutil.ignore_patterns("*.db", "knowledge"))
+                shutil.copytree(folder / "kafka", arguments.keep / "kafka", ignore=all_but_internal_topics)
     print(json.dumps(result), flush=True)
     if broken := broken_promises(result):
         sys.exit(f"not as promised: {', '.join(broken)}")
