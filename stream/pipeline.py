@@ -9,7 +9,7 @@ and the tests call it alike. Where a batch ends makes no difference to any resul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -55,7 +55,6 @@ class Turn:
     event: Event
     user: UserState
     admission: Admission
-    clicked: str | None  # the item, where it is a click
     query: str | None  # what was typed: by this event, or shortly before this click
     previous: list[str]  # items clicked before, latest first
     vector: Vector | None = None  # its query's or its item's, where profile and drift are to take it in
@@ -64,6 +63,12 @@ class Turn:
     before: State = "stable"
     drift: DriftLevel | None = None
     answered: bool = True
+    clicked: str | None = field(init=False)  # the item, where it is a click
+
+    def __post_init__(self) -> None:
+        """Read it off the event."""
+        behaviour = self.event.behaviour
+        self.clicked = behaviour.item_id if isinstance(behaviour, Click) else None
 
 
 class Pipeline:
@@ -134,8 +139,7 @@ class Pipeline:
             behaviour = entry.behaviour
             query, previous = _context(entry, user.window.behaviours, self.settings.recommend.previous_clicks)
             admission = user.window.admit(remembered(entry.time, behaviour, query), size, span)
-            clicked = behaviour.item_id if isinstance(behaviour, Click) else None
-            turns.append(Turn(entry, user, admission, clicked, query, previous))
+            turns.append(Turn(entry, user, admission, query, previous))
         if self.settings.recommend.emit == "latest-per-user":
             newest = {id(turn.user): turn for turn in turns}
             for turn in turns:

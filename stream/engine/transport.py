@@ -219,9 +219,8 @@ def stable_offsets(broker: Broker, partitions: Iterable[TP], needed: Callable[[]
                     if tp.error is not None:  # to take it for one without an offset would be to read it again from its beginning
                         raise KafkaException(tp.error)
                 return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in found}
-            except (
-                KafkaException
-            ) as error:  # a broker that has just been restarted is not the group's coordinator yet, for example
+            except KafkaException as error:
+                # A broker that has just been restarted is not the group's coordinator yet, for example.
                 if monotonic() > deadline:
                     held = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in wanted)
                     raise TimeoutError(

@@ -49,9 +49,8 @@ class KnownQueries:
         self._asked = _Names()
         self._floor = array("d")  # of each asked one: the cosine that a neighbour must have
         self._best: list[list[tuple[float, str]]] = []  # of each asked one: (−cosine, name), nearest first
-        self._found: OrderedDict[str, tuple[int, Neighbours | None]] = (
-            OrderedDict()
-        )  # asked: number, and neighbours if up to date
+        # Of what was asked: its number, and its neighbours where they are up to date.
+        self._found: OrderedDict[str, tuple[int, Neighbours | None]] = OrderedDict()
 
     def add(self, name: str, clicks: Clicks) -> None:
         """Make a normalised query known, which must not be known yet, and the clicks that follow it."""

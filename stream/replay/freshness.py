@@ -44,8 +44,6 @@ class StalePipeline(Pipeline):
             known = self._current.get(user)
             if known is not None and known[0] < period:
                 self._finished[user] = known[1]
-            self._current[user] = (
-                period,
-                None if turn.profile is None else turn.profile.copy(),
-            )  # it is a part of a larger array
+            # A copy: what it is a part of holds the profiles of a hundred users.
+            self._current[user] = (period, None if turn.profile is None else turn.profile.copy())
             turn.profile = self._finished.get(user)

@@ -14,7 +14,7 @@ from stream.decode import Entry, Event, Record
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
-from stream.events import Click, DriftLevel, State
+from stream.events import DriftLevel, State
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline, Turn
 from stream.profile import Vector
@@ -91,8 +91,7 @@ class Followed(NamedTuple):
         found = []
         for place, (event, told) in enumerate(zip(events, self.events, strict=True)):
             admission, query, vector, previous, before, score, state, answered = told
-            clicked = event.behaviour.item_id if isinstance(event.behaviour, Click) else None
-            turn = Turn(event, nobody, admission, clicked, query, previous, query_vector=vector, before=before, answered=answered)
+            turn = Turn(event, nobody, admission, query, previous, query_vector=vector, before=before, answered=answered)
             turn.drift = DriftLevel(score=score, state=state)
             turn.profile = profiles[place] if self.known[place] else None
             found.append(turn)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def send(broker: str, recording: Recording, partitions: int) -> str:
         ),
     )
     return prefix
+
+
+def click(prefix: str, number: int, user: int, item_id: str) -> tuple[str, str, bytes, int]:
+    """One click, now, as `fill` takes it."""
+    made = {"event_id": f"{number:x}", "user_id": f"user-{user}", "item_id": item_id, "timestamp": time.time_ns() // 1_000_000}
+    return f"{prefix}-clicks", f"user-{user}", json.dumps(made).encode(), 0
 
 
 class Side:

@@ -9,13 +9,12 @@ begins and `ours` at its end.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import time
 from pathlib import Path
 
-from bench_job import send
+from bench_job import click, send
 from side_by_side import parser, report
 from stage import OURS, Readable, fill, kafka, new_engine
 
@@ -50,12 +49,8 @@ def main() -> None:
 
         def clicks(users: list[int]) -> None:
             nonlocal sent
-            made = []
-            for user in users:
-                sent += 1
-                click = {"event_id": f"{sent:x}", "user_id": f"user-{user}", "item_id": chance.choice(ids)}
-                now = time.time_ns() // 1_000_000
-                made.append((f"{prefix}-clicks", f"user-{user}", json.dumps({**click, "timestamp": now}).encode(), 0))
+            made = [click(prefix, sent + place, user, chance.choice(ids)) for place, user in enumerate(users, 1)]
+            sent += len(made)
             fill(broker, made)
 
         with engine.running(0) as process:

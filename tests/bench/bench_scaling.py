@@ -11,7 +11,6 @@ items of a data folder.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,17 +18,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench_engine import events
-from bench_job import send
+from bench_job import click, send
 from confluent_kafka import ConsumerGroupState, KafkaException
 from confluent_kafka.admin import AdminClient
-from side_by_side import parser, report, take_turns
+from side_by_side import GROWTH, parser, report, take_turns
 from stage import OURS, Readable, fill, kafka, make_topic, new_engine, run_engine, unique
 
 from stream.decode import Record
 from stream.replay.source import Recording, read_folder
 from stream.settings import Topics
 
-FLOOR = 1 / 1.5
 PORTION = 200_000  # clicks of the whole job that are answered in one run
 JOINED = 60.0  # seconds that workers may take to join and to share the partitions
 
@@ -57,11 +55,7 @@ def job_cost(broker: str, folder: Path, items: Sequence[Record], count: int, use
     engine = new_engine(OURS, "job_ours.py", broker, folder, prefix, 4)
 
     def clicks(of: Iterable[int]) -> float:
-        made = []
-        for user in of:
-            click = {"event_id": f"{next(number):x}", "user_id": f"user-{user}", "item_id": chance.choice(ids)}
-            value = json.dumps({**click, "timestamp": time.time_ns() // 1_000_000})
-            made.append((f"{prefix}-clicks", f"user-{user}", value.encode(), 0))
+        made = [click(prefix, next(number), user, chance.choice(ids)) for user in of]
         fill(broker, made)
         return run_engine(engine, len(made)).cpu / len(made) * 1e6
 
@@ -130,14 +124,14 @@ def main() -> None:
                 ends, small, large = (users, most), *(cost(broker, folder, count, n, 4) for n in (users, most))
             after, before = take_turns(chosen.rounds, large, small)
             question = f"cost of an event with {ends[1]:,} {what}; against {ends[0]:,}"
-            report(question, after, before, "CPU us/event", FLOOR, more_is_better=False)
+            report(question, after, before, "CPU us/event", GROWTH, more_is_better=False)
             if what == "users" and chosen.log is not None:
                 items = read_folder(chosen.log, Topics(), 1).items
                 small, large = (
                     job_cost(broker, folder, items, count // 5, n) for n in ends
                 )  # an event of it costs ten times as much
                 after, before = take_turns(chosen.rounds, large, small)
-                report(f"{question}: the whole job", after, before, "CPU us/event", FLOOR, more_is_better=False)
+                report(f"{question}: the whole job", after, before, "CPU us/event", GROWTH, more_is_better=False)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 ROUNDS = 5
+GROWTH = 1 / 1.5  # the floor where ours is the large end of a range and theirs the small one: cost grows by 1.5 times at most
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

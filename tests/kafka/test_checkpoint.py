@@ -165,6 +165,13 @@ def transaction(kafka: str, name: str, timeout_ms: int) -> Producer:
     return producer
 
 
+def keep_states(kafka: str, changelog: str, users: int) -> None:
+    producer = transaction(kafka, f"t-{changelog}", 10_000)
+    for number in range(users):
+        producer.produce(changelog, b"state", b"user-%d" % number)
+    producer.commit_transaction(20)
+
+
 def test_what_was_committed_behind_the_open_transaction_of_a_dead_worker_is_recovered(
     kafka: str, topics: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -185,10 +192,7 @@ def test_what_was_committed_behind_the_open_transaction_of_a_dead_worker_is_reco
 def test_what_was_recovered_is_in_files_when_it_is_done_and_they_are_compacted_from_then_on(
     kafka: str, topics: tuple[str, str], tmp_path: Path
 ) -> None:
-    producer = transaction(kafka, f"t-{topics[1]}", 10_000)
-    for number in range(500):
-        producer.produce(topics[1], b"state", b"user-%d" % number)
-    producer.commit_transaction(20)
+    keep_states(kafka, topics[1], 500)
     database = Database(tmp_path)
     recover(kafka, topics[1], database)
     assert database.rocks.property_int_value("rocksdb.num-entries-active-mem-table") == 0
@@ -230,10 +234,7 @@ def test_what_a_recovery_erases_leaves_the_disk(kafka: str, topics: tuple[str, s
 def test_a_changelog_without_its_oldest_records_is_recovered_from_where_it_begins(
     kafka: str, topics: tuple[str, str], tmp_path: Path
 ) -> None:
-    producer = transaction(kafka, f"t-{topics[1]}", 10_000)
-    for number in range(10):
-        producer.produce(topics[1], b"state", b"user-%d" % number)
-    producer.commit_transaction(20)
+    keep_states(kafka, topics[1], 10)
     admin = AdminClient({"bootstrap.servers": kafka})
     for future in admin.delete_records([TopicPartition(topics[1], 0, 4)]).values():
         future.result(30)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.recommend import queries
-from stream.recommend.clicks import Clicks
+from stream.recommend.clicks import Clicks, Evidence
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.ngrams import normalise
 from stream.recommend.queries import KnownQueries
@@ -239,3 +239,22 @@ def test_giving_items_other_numbers_changes_nothing_that_is_remembered(before, a
         plain.learn(*event)
     assert contents(subject, T + 401 * DAY) == contents(plain, T + 401 * DAY)
     assert subject.export_changes() == plain.export_changes()
+
+
+@given(clicks, st.integers(-400, 400))
+def test_what_is_laid_out_for_many_events_is_what_each_would_be_told_alone(learned_clicks, days):
+    memory, evidence = learned(learned_clicks), Evidence()
+    time = T + days * DAY
+    told = [
+        memory.after_query("halo", time),
+        memory.after_similar_queries("halo3", time + DAY),
+        memory.after_items(["i1", "i2"], time - DAY),
+    ]
+    for line, terms in enumerate(told):
+        evidence.add(line, terms)
+    lines, numbers, masses = evidence.flat()
+    for line, terms in enumerate(told):
+        found: dict[str, float] = {}
+        for number, mass in zip(numbers[lines == line], masses[lines == line], strict=True):
+            found[memory.item_ids[number]] = found.get(memory.item_ids[number], 0.0) + mass
+        assert found == pytest.approx(memory.by_item(terms), rel=1e-12)
