@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # What runs fastest where, at an accuracy that the manifest states.
 BEST_VARIANT: dict[str, Variant] = {"cpu": "int8", "cuda": "fp16"}
+TOKEN_BYTES = 4
 
 
 class Encoder:
@@ -108,16 +110,22 @@ class Encoder:
     def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode what was not in the cache a moment ago. One thread at a time: another may be at the same texts just now."""
         vectors = np.empty((len(texts), self.dimension), np.float32)
+        tokens = self._tokenize(texts)
         with self._computing:
             with self._looking:
-                unknown = self._cache.get(texts, vectors)
+                self._cache.spell(dict(zip(texts, tokens, strict=True)))
+                unknown = self._cache.find(tokens, vectors)
             if unknown:
-                new = {text: row for row, text in enumerate(dict.fromkeys(texts[position] for position in unknown))}
+                new = {sequence: row for row, sequence in enumerate(dict.fromkeys(tokens[position] for position in unknown))}
                 fresh = self._run(list(new))
                 with self._looking:
                     self._cache.put(list(new), fresh)
-                vectors[unknown] = fresh[[new[texts[position]] for position in unknown]]
+                vectors[unknown] = fresh[[new[tokens[position]] for position in unknown]]
         return vectors
+
+    def _tokenize(self, texts: Sequence[str]) -> list[bytes]:
+        """Return each text's token ids, int32, as bytes: short, and a key."""
+        return [array("i", encoding.ids).tobytes() for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     def __contains__(self, text: str) -> bool:
         """Return whether a text's vector is in the cache; any thread may ask."""
@@ -125,21 +133,21 @@ class Encoder:
 
     def warm_up(self) -> None:
         """Run the model once on a short and a long text: the first event shall not wait for what loads lazily."""
-        self._run(["", "warm " * self.manifest.max_length])
+        self._run(self._tokenize(["", "warm " * self.manifest.max_length]))
 
-    def _run(self, texts: list[str]) -> NDArray[np.float32]:
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
-        batches = list(micro_batches([len(ids) for ids in tokens]))
+    def _run(self, sequences: Sequence[bytes]) -> NDArray[np.float32]:
+        batches = list(micro_batches([len(tokens) // TOKEN_BYTES for tokens in sequences]))
         batches.reverse()  # the longest first: what comes last is done at about the same time
 
         def compute(batch: list[int]) -> NDArray[np.float32]:
-            input_ids = np.array([tokens[position] for position in batch], np.int64)
+            tokens = np.frombuffer(b"".join([sequences[position] for position in batch]), np.int32)
+            input_ids = tokens.reshape(len(batch), -1).astype(np.int64)
             feed = {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
             found: NDArray[np.float32] = self._session.run([self._output], feed)[0]
             return found
 
         at_once = map if self._threads is None or len(batches) == 1 else self._threads.map
-        vectors = np.empty((len(texts), self.dimension), np.float32)
+        vectors = np.empty((len(sequences), self.dimension), np.float32)
         for batch, found in zip(batches, at_once(compute, batches), strict=True):
             vectors[batch] = found
         return vectors

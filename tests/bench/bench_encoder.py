@@ -12,15 +12,17 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from encoder_side import MODEL
 from side_by_side import parser, report, take_turns
 from stage import HERE, OURS, PEERS, REPOSITORY
+from tokenizers import Tokenizer
 
 from stream.lines import DataFolder, read_lines
 
@@ -30,12 +32,19 @@ PLAIN = ("onnxruntime", "openvino")
 def queries(data: Path, count: int) -> list[str]:
     """The first so many different queries of a log."""
     files = DataFolder.find(data)
-    found: dict[str, None] = {}
-    for line in read_lines(files.searches or files.clicks):
-        found.setdefault(json.loads(line).get("query") or "")
+    lines = read_lines(files.searches or files.clicks)
+    return different((json.loads(line).get("query") or "" for line in lines), count)
+
+
+def different(texts: Iterable[str], count: int) -> list[str]:
+    """The first so many texts that differ to the model: others are the same tokens spelled otherwise, and we compute those once."""
+    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    found: dict[tuple[int, ...], str] = {}
+    for text in dict.fromkeys(texts):
+        found.setdefault(tuple(tokenizer.encode(text).ids), text)
         if len(found) == count:
             break
-    return list(found)
+    return list(found.values())
 
 
 class Side:

@@ -73,27 +73,32 @@ def test_a_cached_vector_is_the_computed_one(tiny_model: Path) -> None:
         assert np.array_equal(cached.encode(batch), plain.encode(batch))
 
 
-def test_a_repeated_text_is_computed_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = Encoder(tiny_model, device="cpu")
-    computed: list[str] = []
+@pytest.mark.parametrize("cache_size", [100, 2, 0])
+def test_texts_of_the_same_tokens_are_computed_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cache_size: int) -> None:
+    encoder = Encoder(tiny_model, device="cpu", cache_size=cache_size)
+    red, blue, game = encoder._tokenize(["red", "blue", "game"])
+    computed: list[bytes] = []
     run = encoder._run
-    monkeypatch.setattr(encoder, "_run", lambda texts: computed.extend(texts) or run(texts))
-    encoder.encode(["red", "blue", "red"])
-    encoder.encode(["blue", "game"])
-    assert computed == ["red", "blue", "game"]
+    monkeypatch.setattr(encoder, "_run", lambda sequences: computed.extend(sequences) or run(sequences))
+    vectors = encoder.encode(["red", "blue", "red", "RED "])
+    assert np.array_equal(vectors[[0, 0]], vectors[2:])
+    assert not np.array_equal(vectors[0], vectors[1])
+    encoder.encode([" Blue", "game"])
+    assert computed == [red, blue, *([] if cache_size else [blue]), game]
+    assert (" Blue" in encoder) == (cache_size > 0)
 
 
 def test_what_is_known_does_not_wait_for_what_another_thread_computes(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(tiny_model, device="cpu")
     expected = encoder.encode(["red"])
-    computed: list[str] = []
+    computed: list[bytes] = []
     run, begun, go_on = encoder._run, threading.Event(), threading.Event()
 
-    def slowly(texts: list[str]) -> np.ndarray:
+    def slowly(sequences: list[bytes]) -> np.ndarray:
         begun.set()
         assert go_on.wait(30)
-        computed.extend(texts)
-        return run(texts)
+        computed.extend(sequences)
+        return run(sequences)
 
     monkeypatch.setattr(encoder, "_run", slowly)
     with ThreadPoolExecutor(2) as pool:
@@ -103,7 +108,7 @@ def test_what_is_known_does_not_wait_for_what_another_thread_computes(tiny_model
         second = pool.submit(encoder.encode, ["red", "blue"])  # and what is under way is not computed again
         go_on.set()
         assert np.array_equal(second.result(30)[1:], first.result(30))
-    assert computed == ["blue"]
+    assert computed == encoder._tokenize(["blue"])
 
 
 def test_int8_is_what_auto_means_on_a_cpu_and_the_version_says_so(tiny_model: Path) -> None:
