@@ -22,7 +22,7 @@ from stream.replay.agreement import Agreement
 from stream.replay.clicks import NothingToJudgeError
 from stream.replay.journeys import journeys, shelves
 from stream.replay.report import Library, render
-from stream.replay.run import Options, Replayed, run
+from stream.replay.run import Encoders, Options, Replayed, run
 from stream.replay.shifts import Truth, examine, read_truth, stories
 from stream.replay.source import Recording, read_folder
 from stream.replay.topics import Span, TopicsError, parse_offsets, read_published, read_topics
@@ -89,9 +89,10 @@ def _replay(settings: Settings, request: Request) -> tuple[dict[str, Any], dict[
         begun = time.monotonic()
         gc.disable()  # recording and states stay to the end: the collector would look through them again and again
         stack.callback(gc.enable)
+        encoders = Encoders(named.values())
         recording = _read(named[base], request)
         agreement = _agreement(named[base], request)
-        replayed = run(recording, named, request.options, agreement, quiet=request.as_json)
+        replayed = run(recording, named, encoders, request.options, agreement, quiet=request.as_json)
         seconds = time.monotonic() - begun
         library = Library() if request.report else None
         if known:

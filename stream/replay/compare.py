@@ -18,7 +18,7 @@ from scipy.stats import bootstrap
 from stream.replay.measures import Floats
 
 RESAMPLES = 2000
-ROOM = 4_000_000  # numbers held at a time: resamples of a batch times users
+ROOM = 100_000  # numbers held at a time, resamples of a batch times users: they stay in the cache of a core
 
 
 class Interval(NamedTuple):

@@ -57,7 +57,7 @@ class Ledger:
     """
 
     def __init__(self, clicks: Clicks, topic: str, width: int) -> None:
-        self._clicks = clicks
+        self._clicks = clicks.events
         self.topic = topic
         self._next = 0  # the first click that is not judged yet
         self._answers: dict[str, list[_Answer]] = {}
@@ -83,8 +83,9 @@ class Ledger:
             self._judge(time)
 
     def close(self) -> None:
-        """Judge the clicks that are left: nothing more comes."""
+        """Judge the clicks that are left: nothing more comes. What is found is kept, and what it was found by is not."""
         self._judge(None)
+        self._clicks, self._answers, self._next = [], {}, 0
 
     def _note(self, answer: _Recommendation) -> None:
         items = [item.item_id for item in answer.items]
@@ -100,12 +101,12 @@ class Ledger:
 
     def _judge(self, before: int | None) -> None:
         """Judge the clicks of earlier times than `before`: no recommendation that counts for them can come any more."""
-        events = self._clicks.events
-        while self._next < len(events) and (before is None or events[self._next].time < before):
-            click = events[self._next].behaviour
+        clicks = self._clicks
+        while self._next < len(clicks) and (before is None or clicks[self._next].time < before):
+            click = clicks[self._next].behaviour
             assert isinstance(click, Click)
             answers = self._answers.get(click.user_id, [])
-            found = _latest(answers, events[self._next].time, click.event_id)
+            found = _latest(answers, clicks[self._next].time, click.event_id)
             if found is not None:
                 answer = answers[found]
                 self.answered[self._next] = bool(answer.items)

@@ -7,29 +7,41 @@ recording and the catalogue already. ONNX Runtime, which must not be used on bot
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol, TypeVar
 
 from stream.decode import Entry, Erasure, Event
 from stream.engine.checkpoint import Output
-from stream.profile import Vector
-from stream.replay.variant import Followed, Variant
+from stream.replay.variant import Followed, Room, Variant
 
-BATCH_SIZE = 8192  # entries, at most
+BATCH_SIZE = 1024  # entries, at most: the second half soon has something to do, and is soon done after the first
 AHEAD = 8192  # entries, at most, whose texts are encoded together: full micro-batches of every length
 IN_FLIGHT = 16  # batches that the second half may be behind: longer than it takes to encode so many texts
 
 
+class Reader(Protocol):
+    """Takes up what a variant answers, in the second process; afterwards it is brought into the first one."""
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        """Take up what was answered to the next batch."""
+
+    def close(self) -> None:
+        """Get ready to be pickled: nothing more comes."""
+
+
+R = TypeVar("R", bound=Reader)
+
+
 def replay(
-    variants: Sequence[Variant], entries: Sequence[Entry], batches: Iterable[slice] | None = None
-) -> Iterator[tuple[int, list[list[Output]]]]:
+    variants: Sequence[Variant],
+    entries: Sequence[Entry],
+    readers: Sequence[R],
+    batches: Iterable[slice] | None = None,
+    progress: Callable[[int], object] = lambda answered: None,
+) -> Sequence[R]:
     """Let all variants answer the events in one pass, batch by batch.
 
     Texts are encoded ahead, in full micro-batches: a text's vector does not depend on time. A batch ends where a user is erased, as
@@ -38,16 +50,18 @@ def replay(
     Args:
         variants: answer in turn; afterwards they have the users' states, but what they learned across users is gone.
         entries: in the order in which they happened.
-        batches: consecutive parts of them, at most of `batch_size` of the first variant; if not given, of that size.
+        readers: of each variant's answers.
+        batches: consecutive parts of `entries`, at most of `batch_size` of the first variant; if not given, of that size.
+        progress: told now and then how many entries have been answered.
 
-    Yields:
-        How many entries have been answered, and the outputs of each variant for the last batch of them.
+    Returns:
+        The readers with what they took; those that were given are as they were.
     """
     size = batch_size(variants[0])
     batches = batches or (slice(start, min(start + size, len(entries))) for start in range(0, len(entries), size))
-    rooms = [_shared(variant.room(IN_FLIGHT + 1, size)) for variant in variants]
-    with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, entries, rooms)) as second:
-        behind: deque[tuple[int, Future[list[list[Output]]]]] = deque()
+    rooms = [[variant.room(size) for variant in variants] for _ in range(IN_FLIGHT + 1)]
+    with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, entries, readers, rooms)) as second:
+        behind: deque[tuple[int, Future[None]]] = deque()
         encoded = 0
         for number, batch in enumerate(_until_erasures(entries, batches)):
             if batch.stop > encoded:
@@ -56,23 +70,21 @@ def replay(
                 _encode(variants, entries[encoded:stop])
                 encoded = stop
             place = number % (IN_FLIGHT + 1)
-            followed = [v.follow(entries[batch], room[place]) for v, room in zip(variants, rooms, strict=True)]
+            followed = [v.follow(entries[batch], room) for v, room in zip(variants, rooms[place], strict=True)]
             behind.append((batch.stop, second.submit(_answer, batch, followed, place)))
             while behind and (len(behind) > IN_FLIGHT or behind[0][1].done()):
-                answered, outputs = behind.popleft()
-                yield answered, outputs.result()
-        for answered, outputs in behind:
-            yield answered, outputs.result()
+                answered, done = behind.popleft()
+                done.result()
+                progress(answered)
+        for answered, done in behind:
+            done.result()
+            progress(answered)
+        return second.submit(_end).result()
 
 
 def batch_size(variant: Variant) -> int:
     """Return how many entries a batch of a replay has: the two processes share room for some, so not as many as a worker's may."""
     return min(variant.settings.engine.batch_size, BATCH_SIZE)
-
-
-def _shared(shape: tuple[int, ...]) -> Vector:
-    """Return an array of zeros that a fork of this process will share."""
-    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
 
 
 def _until_erasures(entries: Sequence[Entry], batches: Iterable[slice]) -> Iterator[slice]:
@@ -94,16 +106,24 @@ def _encode(variants: Sequence[Variant], entries: Sequence[Entry]) -> None:
 
 def _begin(*inherited: Any) -> None:
     """In the second process: take over what the first one had at the fork."""
-    global _variants, _entries, _rooms
-    _variants, _entries, _rooms = inherited
+    global _variants, _entries, _readers, _rooms
+    _variants, _entries, _readers, _rooms = inherited
 
 
-def _answer(batch: slice, followed: Sequence[Followed], place: int) -> list[list[Output]]:
+def _answer(batch: slice, followed: Sequence[Followed], place: int) -> None:
     """In the second process: answer a batch, all variants in turn."""
-    halves = zip(_variants, followed, _rooms, strict=True)
-    return [variant.answer(_entries[batch], told, room[place]) for variant, told, room in halves]
+    for variant, reader, told, room in zip(_variants, _readers, followed, _rooms[place], strict=True):
+        reader.take(variant.answer(_entries[batch], told, room))
+
+
+def _end() -> Sequence[Any]:
+    """In the second process: give up what was read."""
+    for reader in _readers:
+        reader.close()
+    return _readers
 
 
 _variants: Sequence[Variant] = ()
 _entries: Sequence[Entry] = ()
-_rooms: Sequence[Vector] = ()
+_readers: Sequence[Reader] = ()
+_rooms: Sequence[Sequence[Room]] = ()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.progress import Progress
 
 from stream.decode import Entry, Erasure, Reject
 from stream.encoder import Encoder
+from stream.engine.checkpoint import Output
 from stream.events import Search
 from stream.replay.agreement import Agreement
 from stream.replay.analysis import assess, compare, verdict
@@ -64,13 +66,20 @@ class Replayed:
 
 
 def run(
-    recording: Recording, named: Mapping[str, Settings], options: Options, agreement: Agreement | None = None, *, quiet: bool
+    recording: Recording,
+    named: Mapping[str, Settings],
+    encoders: Encoders,
+    options: Options,
+    agreement: Agreement | None = None,
+    *,
+    quiet: bool,
 ) -> Replayed:
     """Let each of the named settings answer the recording, and compare all with the first.
 
     Args:
         recording: what happened.
         named: variants; the first is the base.
+        encoders: of all of these settings.
         options: how to replay and judge.
         agreement: what a worker published, to be compared with what the base says.
         quiet: show no progress.
@@ -81,50 +90,78 @@ def run(
         OSError: the output cannot be written.
     """
     clicks = read_clicks(recording.entries, recording.items, skip=options.skip, start=options.start)
-    variants = _variants(recording, named, options.ablate)
+    variants = _variants(recording, named, encoders, options.ablate)
     base = next(iter(named))
-    ledgers = {
-        name: Ledger(clicks, v.settings.topics.name("recommendations"), v.settings.recommend.count)
-        for name, v in variants.items()
-    }
-    counts = {name: Counter[str]() for name in variants}
     with ExitStack() as stack:
         files = _open(stack, options.output, list(named))
+        readers = [
+            Reading(Ledger(clicks, v.settings.topics.name("recommendations"), v.settings.recommend.count), files.get(name))
+            for name, v in variants.items()
+        ]
+        readers[0].agreement = agreement
         progress = stack.enter_context(Progress(disable=quiet, transient=True))
         task = progress.add_task("replay", total=len(recording.entries))
-        pace = _batches(recording.entries, variants[base], options.speed)
-        for answered, outputs in replay(list(variants.values()), recording.entries, pace):
-            if agreement is not None:
-                agreement.take(outputs[0])
-            for (name, ledger), published in zip(ledgers.items(), outputs, strict=True):
-                ledger.take(published)
-                counts[name].update(output.topic for output in published)
-                if name in files:
-                    files[name].writelines(
-                        output.value + b"\n" for output in published if output.topic == ledger.topic and output.value
-                    )
-            progress.update(task, completed=answered)
-    for ledger in ledgers.values():
-        ledger.close()
+        read = replay(
+            list(variants.values()),
+            recording.entries,
+            readers,
+            _batches(recording.entries, variants[base], options.speed),
+            lambda answered: progress.update(task, completed=answered),
+        )
+    ledgers = {name: each.ledger for name, each in zip(variants, read, strict=True)}
+    counts = {name: each.counts for name, each in zip(variants, read, strict=True)}
     findings = _findings(recording, clicks, variants, ledgers, counts, named, options)
-    if agreement is not None:
-        findings["agreement"] = agreement.findings()
+    if (compared := read[0].agreement) is not None:
+        findings["agreement"] = compared.findings()
     return Replayed(findings, clicks, ledgers, variants)
 
 
-def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool) -> dict[str, Variant]:
-    encoders: dict[str, Encoder] = {}
+class Encoders:
+    """The models of some settings, each loaded once, by a thread: meanwhile the recording can be read."""
 
-    def encoder(settings: Settings) -> Encoder:
-        model = settings.model
-        identity = model.model_dump_json()
-        if identity not in encoders:
-            encoders[identity] = Encoder(
-                model.folder, device=model.device, variant=model.variant, threads=model.threads, cache_size=model.cache_size
-            )
-        return encoders[identity]
+    def __init__(self, settings: Iterable[Settings]) -> None:
+        self._encoders: dict[str, Future[Encoder]] = {}
+        pool = ThreadPoolExecutor(1, "load-model")
+        for model in (each.model for each in settings):
+            if (identity := model.model_dump_json()) not in self._encoders:
+                options = model.model_dump(include={"device", "variant", "threads", "cache_size"})
+                self._encoders[identity] = pool.submit(Encoder, model.folder, **options)
+        pool.shutdown(wait=False)
 
-    variants = {name: Variant(settings, encoder(settings), recording.items) for name, settings in named.items()}
+    def __getitem__(self, settings: Settings) -> Encoder:
+        """Return the one of these settings when it is there."""
+        return self._encoders[settings.model.model_dump_json()].result()
+
+
+class Reading:
+    """What one variant publishes: judged, counted, and written down."""
+
+    def __init__(self, ledger: Ledger, file: BinaryIO | None) -> None:
+        self.ledger = ledger
+        self.counts = Counter[str]()
+        self.agreement: Agreement | None = None
+        self._file = file
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        """Take up what was answered to a batch."""
+        if self.agreement is not None:
+            self.agreement.take(outputs)
+        self.ledger.take(outputs)
+        self.counts.update(output.topic for output in outputs)
+        if self._file is not None:
+            topic = self.ledger.topic
+            self._file.writelines(output.value + b"\n" for output in outputs if output.topic == topic and output.value)
+
+    def close(self) -> None:
+        """End the judging and the file."""
+        self.ledger.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _variants(recording: Recording, named: Mapping[str, Settings], encoders: Encoders, ablate: bool) -> dict[str, Variant]:
+    variants = {name: Variant(settings, encoders[settings], recording.items) for name, settings in named.items()}
     if ablate:
         settings = next(iter(named.values()))
         scales = settings.profile.half_lives_days
@@ -133,9 +170,9 @@ def _variants(recording: Recording, named: Mapping[str, Settings], ablate: bool)
             # Not model_copy: it would copy half_lives_ms too, where that has been computed already.
             profile = Profile(**settings.profile.model_dump() | {"half_lives_days": half_lives})
             changed = settings.model_copy(update={"profile": profile})
-            variants[name] = Variant(changed, encoder(settings), recording.items)
+            variants[name] = Variant(changed, encoders[settings], recording.items)
         for name, period in FRESHNESS.items():
-            variants[name] = Variant(settings, encoder(settings), recording.items, period)
+            variants[name] = Variant(settings, encoders[settings], recording.items, period)
     return variants
 
 

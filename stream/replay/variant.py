@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -58,42 +60,73 @@ class MemoryStates:
                 self._states[partition, user_id] = state
 
 
+class Room(NamedTuple):
+    """Memory that a fork of this process shares, for the vectors of a batch's events: they are most of what is to be sent.
+
+    Attributes:
+        profiles: after each event, (events, K, d).
+        queries: one vector of each query, (events, d).
+    """
+
+    profiles: Vector
+    queries: Vector
+
+    @classmethod
+    def of(cls, events: int, scales: int, dimension: int) -> Room:
+        """Make room for so many events."""
+        return cls(_shared(events, scales, dimension), _shared(events, dimension))
+
+
+def _shared(*shape: int) -> Vector:
+    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
+
+
 class Followed(NamedTuple):
     """What was found out about each event by following its user, in a form that is cheap to send to another process.
 
     Attributes:
-        events: admission, query, query_vector, previous, before, score, state and answered, as in `Turn`.
-        known: which events have a profile, (events,); the profiles are in memory that the processes share.
+        events: admission, query, previous, before, score, state and answered, as in `Turn`.
+        known: which events have a profile, (events,); the profiles are in the room.
+        queries: the row of each event's query vector in the room, (events,); -1 where there is none.
         unlearned: what the memory is to forget after these events; None where there is nothing.
     """
 
-    events: list[tuple[Admission, str | None, Vector | None, list[str], State, float, State, bool]]
+    events: list[tuple[Admission, str | None, list[str], State, float, State, bool]]
     known: NDArray[np.bool_]
+    queries: NDArray[np.int32]
     unlearned: bytes | None
 
     @classmethod
-    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, profiles: Vector) -> Followed:
-        """Take it from the pipeline's first half, and put the profiles into the first rows of `profiles`, (events or more, K, d)."""
+    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, room: Room) -> Followed:
+        """Take it from the pipeline's first half, and put the vectors into the room."""
         events = []
         known = np.zeros(len(turns), np.bool_)
+        queries = np.full(len(turns), -1, np.int32)
+        rows: dict[int, int] = {}  # of a vector, by its identity: a batch has one for each query
         for place, turn in enumerate(turns):
             drift = turn.drift
             assert drift is not None
-            shared = turn.admission, turn.query, turn.query_vector, turn.previous
-            events.append((*shared, turn.before, drift.score, drift.state, turn.answered))
+            events.append((turn.admission, turn.query, turn.previous, turn.before, drift.score, drift.state, turn.answered))
             if turn.profile is not None:
-                profiles[place], known[place] = turn.profile, True
-        return cls(events, known, unlearned)
+                room.profiles[place], known[place] = turn.profile, True
+            if (vector := turn.query_vector) is not None:
+                if (row := rows.get(id(vector))) is None:
+                    row = rows[id(vector)] = len(rows)
+                    room.queries[row] = vector
+                queries[place] = row
+        return cls(events, known, queries, unlearned)
 
-    def turns(self, events: Sequence[Event], profiles: Vector) -> list[Turn]:
+    def turns(self, events: Sequence[Event], room: Room) -> list[Turn]:
         """Return what the pipeline's second half takes; the users' states have stayed where they are."""
         nobody = cast(UserState, None)
         found = []
-        for place, (event, told) in enumerate(zip(events, self.events, strict=True)):
-            admission, query, vector, previous, before, score, state, answered = told
+        vectors = list(room.queries[: self.queries.max(initial=-1) + 1])
+        told = zip(events, self.events, self.known.tolist(), self.queries.tolist(), strict=True)
+        for place, (event, (admission, query, previous, before, score, state, answered), known, row) in enumerate(told):
+            vector = vectors[row] if row >= 0 else None
             turn = Turn(event, nobody, admission, query, previous, query_vector=vector, before=before, answered=answered)
             turn.drift = DriftLevel(score=score, state=state)
-            turn.profile = profiles[place] if self.known[place] else None
+            turn.profile = room.profiles[place] if known else None
             found.append(turn)
         return found
 
@@ -127,27 +160,27 @@ class Variant:
         )
         self.states = MemoryStates()
 
-    def room(self, *events: int) -> tuple[int, ...]:
-        """Return the shape of an array for so many events' profiles: (…, K, d)."""
-        return (*events, len(self.settings.profile.half_lives_days), self.encoder.dimension)
+    def room(self, events: int) -> Room:
+        """Make room for so many events' vectors."""
+        return Room.of(events, len(self.settings.profile.half_lives_days), self.encoder.dimension)
 
-    def follow(self, entries: Sequence[Entry], profiles: Vector) -> Followed:
+    def follow(self, entries: Sequence[Entry], room: Room) -> Followed:
         """Bring the users' states up to date with the next entries; return what `answer` needs to know of them.
 
         Args:
             entries: in the order in which they happened.
-            profiles: takes up the profile after each event, `room(len(entries))` or more.
+            room: takes up their vectors, made for so many or more.
         """
         turns, users = self.pipeline.follow(Batch(entries), self.states)
         for partition, changed in users.items():
             self.states.keep(partition, changed)
-        return Followed.of(turns, self.knowledge.memory.take_unlearned(), profiles)
+        return Followed.of(turns, self.knowledge.memory.take_unlearned(), room)
 
-    def answer(self, entries: Sequence[Entry], followed: Followed, profiles: Vector) -> list[Output]:
+    def answer(self, entries: Sequence[Entry], followed: Followed, room: Room) -> list[Output]:
         """Return what a worker would publish for the same entries, and learn across users from them."""
         memory = self.knowledge.memory
         events = [entry for entry in entries if isinstance(entry, Event)]
-        outputs = self.pipeline.answer(Batch(entries), followed.turns(events, profiles))
+        outputs = self.pipeline.answer(Batch(entries), followed.turns(events, room))
         memory.take_delta()  # for other workers, of which there are none
         if followed.unlearned is not None:
             memory.merge(followed.unlearned)

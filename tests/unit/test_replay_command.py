@@ -113,7 +113,7 @@ def test_a_profile_brought_up_to_date_hourly_is_the_one_of_the_last_full_hour(fo
 
     def profiles(period: int | None) -> list[Any]:
         variant = Variant(Settings(), encoder, recording.items, period)
-        room = np.empty(variant.room(len(users)), np.float32)
+        room = variant.room(len(users))
         return [turn.profile for turn in variant.follow(recording.entries, room).turns(recording.events, room)]
 
     fresh = list(zip(users, profiles(None), strict=True))

@@ -2,15 +2,15 @@
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.decode import Erasure, Event, Reject
+from stream.decode import Entry, Erasure, Event, Reject
 from stream.encoder import Encoder
 from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
@@ -127,7 +127,7 @@ def test_a_stale_profile_goes_with_the_user(folder: Path, tiny_model: Path) -> N
     variant = Variant(Settings(), Encoder(tiny_model), recording.items, 600_000)
     for part, remains in ((recording.entries[:place], False), (recording.entries[place:], True)):
         events = [entry for entry in part if isinstance(entry, Event)]
-        room = np.empty(variant.room(len(events)), np.float32)
+        room = variant.room(len(events))
         turns = variant.follow(part, room).turns(events, room)
         profiles = [turn.profile for turn in turns if turn.event.behaviour.user_id == "ada"]
         assert any(profile is not None for profile in profiles)
@@ -143,7 +143,23 @@ def test_a_folder_without_clicks_is_refused(tmp_path: Path) -> None:
 def answers(folder: Path, model: Path, size: int) -> list[Output]:
     recording = read_folder(folder, Topics())
     variant = Variant(Settings(engine=Engine(batch_size=size)), Encoder(model), recording.items)
-    return [output for _, (batch,) in replay([variant], recording.entries) for output in batch]
+    return answered(variant, recording.entries)
+
+
+def answered(variant: Variant, entries: list[Entry]) -> list[Output]:
+    [kept] = replay([variant], entries, [Kept()])
+    return kept.outputs
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        self.outputs += outputs
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Path, tiny_model: Path) -> None:
@@ -167,7 +183,7 @@ def test_an_answer_does_not_depend_on_what_comes_later(folder: Path, tiny_model:
     recording = read_folder(folder, Topics())
     encoder = Encoder(tiny_model)
     whole, part = (
-        [o for _, (batch,) in replay([Variant(Settings(), encoder, recording.items)], entries) for o in batch]
+        answered(Variant(Settings(), encoder, recording.items), entries)
         for entries in (recording.entries, recording.entries[:31])
     )
     assert part == whole[: len(part)]
