@@ -71,11 +71,6 @@ class Room(NamedTuple):
     profiles: Vector
     queries: Vector
 
-    @classmethod
-    def of(cls, events: int, scales: int, dimension: int) -> Room:
-        """Make room for so many events."""
-        return cls(_shared(events, scales, dimension), _shared(events, dimension))
-
 
 def _shared(*shape: int) -> Vector:
     return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
@@ -162,7 +157,8 @@ class Variant:
 
     def room(self, events: int) -> Room:
         """Make room for so many events' vectors."""
-        return Room.of(events, len(self.settings.profile.half_lives_days), self.encoder.dimension)
+        scales, dimension = len(self.settings.profile.half_lives_days), self.encoder.dimension
+        return Room(_shared(events, scales, dimension), _shared(events, dimension))
 
     def follow(self, entries: Sequence[Entry], room: Room) -> Followed:
         """Bring the users' states up to date with the next entries; return what `answer` needs to know of them.
