@@ -40,8 +40,7 @@ _recommendation = msgspec.json.Decoder(_Recommendation)
 class _Answer(NamedTuple):
     time: int
     event_id: str
-    items: list[str]
-    state: int
+    row: int
 
 
 class Ledger:
@@ -88,14 +87,14 @@ class Ledger:
         self._clicks, self._answers, self._next = [], {}, 0
 
     def _note(self, answer: _Recommendation) -> None:
-        items = [item.item_id for item in answer.items]
-        state = STATES.index(answer.drift.state)
-        self._answers.setdefault(answer.user_id, []).append(_Answer(answer.timestamp, answer.trigger.event_id, items, state))
+        row = _Answer(answer.timestamp, answer.trigger.event_id, len(self.event_ids))
+        self._answers.setdefault(answer.user_id, []).append(row)
         numbers = self._item_numbers
-        self._items.extend([numbers.setdefault(item, len(numbers)) for item in items] + [-1] * (self._width - len(items)))
+        items = [numbers.setdefault(item.item_id, len(numbers)) for item in answer.items]
+        self._items.extend(items + [-1] * (self._width - len(items)))
         self._times.append(answer.timestamp)
         self._users.append(self._user_numbers.setdefault(answer.user_id, len(self._user_numbers)))
-        self._states.append(state)
+        self._states.append(STATES.index(answer.drift.state))
         self._scores.append(answer.drift.score)
         self.event_ids.append(answer.trigger.event_id)
 
@@ -108,11 +107,13 @@ class Ledger:
             answers = self._answers.get(click.user_id, [])
             found = _latest(answers, clicks[self._next].time, click.event_id)
             if found is not None:
-                answer = answers[found]
-                self.answered[self._next] = bool(answer.items)
-                self.states[self._next] = answer.state
-                if click.item_id in answer.items:
-                    self.ranks[self._next] = answer.items.index(click.item_id) + 1
+                row = answers[found].row
+                items = self._items[row * self._width : (row + 1) * self._width]
+                self.answered[self._next] = items[0] >= 0
+                self.states[self._next] = self._states[row]
+                number = self._item_numbers.get(click.item_id)
+                if number is not None and number in items:
+                    self.ranks[self._next] = items.index(number) + 1
                 _forget(answers, found)
             self._next += 1
 
