@@ -61,7 +61,7 @@ requirements: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make requirements" requirements/bench.in -o requirements/bench.txt
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make requirements" --extra train --extra replay --extra dev pyproject.toml -o requirements/dev.txt
+		--custom-compile-command "make requirements" --extra train --extra cuda --extra replay --extra dev pyproject.toml -o requirements/dev.txt
 
 clean:
 	rm -rf .venv .venv-bench models .kafka
