@@ -28,6 +28,7 @@ bench: .venv/installed .venv-bench/installed models/default/manifest.json
 	@$(BIN)/python tests/bench/bench_engine.py
 	@$(BIN)/python tests/bench/bench_job.py $(LOG)
 	@$(BIN)/python tests/bench/bench_encoder.py $(LOG)
+	@$(BIN)/python tests/bench/bench_gpu.py $(LOG)
 	@$(BIN)/python tests/bench/bench_encoding_worker.py $(LOG)
 	@$(BIN)/python tests/bench/bench_latency.py $(LOG)
 	@$(BIN)/python tests/bench/bench_recovery.py
