@@ -28,6 +28,7 @@ bench: .venv/installed .venv-bench/installed models/default/manifest.json
 	@$(BIN)/python tests/bench/bench_engine.py
 	@$(BIN)/python tests/bench/bench_job.py $(LOG)
 	@$(BIN)/python tests/bench/bench_encoder.py $(LOG)
+	@$(BIN)/python tests/bench/bench_gpu.py $(LOG)
 	@$(BIN)/python tests/bench/bench_encoding_worker.py $(LOG)
 	@$(BIN)/python tests/bench/bench_latency.py $(LOG)
 	@$(BIN)/python tests/bench/bench_recovery.py
@@ -61,7 +62,7 @@ requirements: .venv/installed
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make requirements" requirements/bench.in -o requirements/bench.txt
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make requirements" --extra train --extra replay --extra dev pyproject.toml -o requirements/dev.txt
+		--custom-compile-command "make requirements" --extra train --extra cuda --extra replay --extra dev pyproject.toml -o requirements/dev.txt
 
 clean:
 	rm -rf .venv .venv-bench models .kafka

@@ -9,11 +9,22 @@ import pytest
 from broker import BrokerUnavailableError, KafkaBroker
 from security import Security
 
+from stream.encoder import session
+
 DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "default"
 
 # How fast a machine is at the moment says nothing about the code.
 hypothesis.settings.register_profile("any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("any-machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """Hide GPUs, also from processes that tests start: equal bits are the CPU's promise. `test_encoder_gpu.py` brings them back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "count_gpus", lambda: 0)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
 
 
 @pytest.fixture(scope="session")

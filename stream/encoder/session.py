@@ -37,7 +37,8 @@ def open_session(path: Path, *, device: Literal["cpu", "cuda"]) -> onnxruntime.I
         return onnxruntime.InferenceSession(path, options, providers=[CPU])
     with redirect_stdout(io.StringIO()) as said:  # it prints what it cannot load
         onnxruntime.preload_dlls()
-        session = onnxruntime.InferenceSession(path, options, providers=[CUDA, CPU])
+        # TF32 would round an fp32 file's products to ten bits; the fp16 file's products do not use it.
+        session = onnxruntime.InferenceSession(path, options, providers=[(CUDA, {"use_tf32": "0"}), CPU])
     if session.get_providers()[0] != CUDA:
         raise DeviceError(
             "device=cuda, but ONNX Runtime cannot load its CUDA provider. Install the CUDA and cuDNN libraries that "

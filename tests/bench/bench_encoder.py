@@ -79,7 +79,7 @@ class Side:
 def encoder_side(name: str, folder: Path, texts: list[str]) -> Iterator[Side]:
     listed, vectors = folder / "texts.json", folder / f"{name}.npy"
     listed.write_text(json.dumps(texts))
-    python = OURS if name == "ours" else PEERS
+    python = OURS if name.startswith("ours") else PEERS
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     command = [python, str(HERE / "encoder_side.py"), name, str(listed), str(vectors)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

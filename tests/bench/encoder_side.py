@@ -1,6 +1,8 @@
-"""One encoder as a process that times itself on demand; all but `ours` run in the peers' environment.
+"""One encoder as a process that times itself on demand; all but ours run in the peers' environment.
 
-    python tests/bench/encoder_side.py ours|sentence-transformers|onnxruntime|openvino TEXTS.json VECTORS.npy
+    python tests/bench/encoder_side.py SIDE TEXTS.json VECTORS.npy
+
+SIDE is ours, sentence-transformers, onnxruntime or openvino on the CPU, ours-cuda or sentence-transformers-cuda on a GPU.
 
 Says in a line of JSON what it chose, having tried its batch sizes on a part of the texts; writes the vectors of all texts; then,
 for each line on standard input, encodes all texts and says how many seconds it took. Each uses BENCH_THREADS threads, or one a
@@ -22,7 +24,8 @@ import numpy as np
 
 THREADS = int(os.environ.get("BENCH_THREADS", os.cpu_count() or 1))
 BATCHES = (16, 32, 64, 128)
-TRIED = 256  # texts on which batch sizes are tried
+TRIED = 256  # texts on which batch sizes are tried; a GPU's batches are as large as that, and are tried on all
+GPU_BATCHES = (128, 256, 512, 1024, 2048, 4096)
 MODEL = Path(os.environ.get("BENCH_MODEL", Path(__file__).resolve().parents[2] / "models/default"))
 
 Encode = Callable[[list[str]], Any]
@@ -63,6 +66,26 @@ def sentence_transformers() -> dict[str, Encode]:
             texts, batch_size=size, normalize_embeddings=True, show_progress_bar=False
         )
         for size in BATCHES
+    }
+
+
+def ours_on_cuda() -> dict[str, Encode]:
+    """The worker's encoder on a GPU, without its cache: fp16, its own micro-batches."""
+    from stream.encoder import Encoder
+
+    return {"ours": Encoder(MODEL, device="cuda", cache_size=0).encode}
+
+
+def sentence_transformers_on_cuda() -> dict[str, Encode]:
+    """The library on a GPU, the weights in fp16 ("Speeding up Inference")."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(_weights(), device="cuda", local_files_only=True).half()
+    return {
+        f"fp16, batch {size}": lambda texts, size=size: model.encode(
+            texts, batch_size=size, normalize_embeddings=True, show_progress_bar=False
+        )
+        for size in GPU_BATCHES
     }
 
 
@@ -144,14 +167,21 @@ def openvino() -> dict[str, Encode]:
     return {f"bf16, batch {size}": lambda texts, size=size: padded(texts, size, tokenizer, run) for size in BATCHES}
 
 
-SIDES = {"ours": ours, "sentence-transformers": sentence_transformers, "onnxruntime": onnxruntime, "openvino": openvino}
+SIDES = {
+    "ours": ours,
+    "sentence-transformers": sentence_transformers,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "ours-cuda": ours_on_cuda,
+    "sentence-transformers-cuda": sentence_transformers_on_cuda,
+}
 
 
 def main() -> None:
     side, texts, vectors = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
     said = os.fdopen(os.dup(1), "w")  # libraries print what they like
     os.dup2(2, 1)
-    name, encode = fastest(SIDES[side](), texts[:TRIED])
+    name, encode = fastest(SIDES[side](), texts if side.endswith("-cuda") else texts[:TRIED])
     np.save(vectors, encode(texts))
     print(json.dumps(name), file=said, flush=True)
     for _ in sys.stdin:
