@@ -64,7 +64,7 @@ class Room(NamedTuple):
     """Memory that a fork of this process shares, for the vectors of a batch's events: they are most of what is to be sent.
 
     Attributes:
-        profiles: after each event, (events, K, d).
+        profiles: after each event that has one, in order, (events, K, d).
         queries: one vector of each query, (events, d).
     """
 
@@ -95,15 +95,16 @@ class Followed(NamedTuple):
     def of(cls, turns: Sequence[Turn], unlearned: bytes | None, room: Room) -> Followed:
         """Take it from the pipeline's first half, and put the vectors into the room."""
         events = []
-        known = np.zeros(len(turns), np.bool_)
+        known = np.array([turn.profile is not None for turn in turns], np.bool_)
+        if known.any():
+            profiles = [turn.profile for turn in turns if turn.profile is not None]
+            np.concatenate(profiles, out=room.profiles[: len(profiles)].reshape(-1, room.profiles.shape[2]))
         queries = np.full(len(turns), -1, np.int32)
         rows: dict[int, int] = {}  # of a vector, by its identity: a batch has one for each query
         for place, turn in enumerate(turns):
             drift = turn.drift
             assert drift is not None
             events.append((turn.admission, turn.query, turn.previous, turn.before, drift.score, drift.state, turn.answered))
-            if turn.profile is not None:
-                room.profiles[place], known[place] = turn.profile, True
             if (vector := turn.query_vector) is not None:
                 if (row := rows.get(id(vector))) is None:
                     row = rows[id(vector)] = len(rows)
@@ -115,13 +116,14 @@ class Followed(NamedTuple):
         """Return what the pipeline's second half takes; the users' states have stayed where they are."""
         nobody = cast(UserState, None)
         found = []
+        profiles = iter(room.profiles)
         vectors = list(room.queries[: self.queries.max(initial=-1) + 1])
         told = zip(events, self.events, self.known.tolist(), self.queries.tolist(), strict=True)
-        for place, (event, (admission, query, previous, before, score, state, answered), known, row) in enumerate(told):
+        for event, (admission, query, previous, before, score, state, answered), known, row in told:
             vector = vectors[row] if row >= 0 else None
             turn = Turn(event, nobody, admission, query, previous, query_vector=vector, before=before, answered=answered)
             turn.drift = DriftLevel(score=score, state=state)
-            turn.profile = room.profiles[place] if known else None
+            turn.profile = next(profiles) if known else None
             found.append(turn)
         return found
 
