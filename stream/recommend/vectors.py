@@ -2,8 +2,8 @@
 
 Up to `recommend.exact_items` nothing here is used. The index is faiss' inverted file with 8-bit codes: vectors lie in lists, each
 around a centroid, and a search reads the lists whose centroids are nearest. It only proposes; what it proposes is compared by the
-16-bit vectors. Products with these and with centroids are exact (see `on_grid`), so that a result depends on the query and on the
-catalogue's history alone: not on what is searched for with it, nor on the number of threads.
+16-bit vectors. Products with these and with centroids are exact (see `on_grid`, `coarse`), so that a result depends on the query and
+on the catalogue's history alone: not on what is searched for with it, nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 GRID = 2.0**-25  # finer than float32 is at 0.5; products are multiples of 2⁻⁵⁰, and with sums below 4 fit the 53 bits of float64
+COARSE = 2.0**-11  # products are multiples of 2⁻²², and with sums below 4 fit the 24 bits of float32
 UNIT = 2.0**-15  # of a stored number: the cosine of two texts is off by some 10⁻⁵
 LEAST_IN_LIST = 39  # vectors a centroid is trained from at least, as faiss asks for
 MOST_IN_LIST = 48
@@ -31,6 +32,15 @@ CHUNK = 8192  # vectors that are put into lists at a time
 def on_grid(vectors: Vector | Floats) -> Floats:
     """Round to multiples of `GRID`: sums of products of such numbers are exact in float64, in any order."""
     rounded: Floats = np.rint(vectors * np.float64(1.0 / GRID)) * GRID
+    return rounded
+
+
+def coarse(vectors: Vector | Floats) -> Vector:
+    """Round to multiples of `COARSE`: sums of products of such numbers are exact in float32, in any order.
+
+    A product of two vectors of unit length is off by some 0.0002: enough to tell which list is near, in half of float64's time.
+    """
+    rounded: Vector = (np.rint(vectors * np.float32(1.0 / COARSE)) * np.float32(COARSE)).astype(np.float32)
     return rounded
 
 
@@ -111,11 +121,15 @@ class LargeVectors:
         with self._lock:
             faiss.omp_set_num_threads(1)  # holds for the calling thread only; a second one takes longer to wake up than a search
             self._bring_up_to_date()
-            near = vectors @ self._centroids.T
-            probes = self._index.nprobe
-            lists = np.argpartition(-near, probes - 1, axis=1)[:, :probes].astype(np.int64)
-            distances = np.take_along_axis(near, lists, axis=1).astype(np.float32)
-            rows: Rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, distances)[1]
+            near, every = coarse(vectors) @ self._centroids.T, np.arange(len(vectors))
+            lists = np.empty((len(vectors), self._index.nprobe), np.int64)
+            for probe in lists.T:  # three looks for the greatest take a fifth of what `argpartition` does
+                probe[:] = near.argmax(axis=1)
+                near[every, probe] = -np.inf
+            unused = np.zeros(
+                lists.shape, np.float32
+            )  # how near lists are, counts where codes are of what is left to the centroid
+            rows: Rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, unused)[1]
             return rows
 
     def catch_up(self) -> None:
@@ -148,7 +162,7 @@ class LargeVectors:
         index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes a row without reading all lists
         index.nprobe = min(PROBES, lists)
         self._index = index
-        self._centroids = on_grid(quantizer.reconstruct_n(0, lists))
+        self._centroids = coarse(quantizer.reconstruct_n(0, lists))
         self._listed[:] = False
         self._changed = set(live.tolist())
 
@@ -165,7 +179,7 @@ class LargeVectors:
             some = new[at : at + CHUNK]
             vectors = self._codes[some] * np.float32(UNIT)
             # Not `add`: it computes the lists in float32, and differently for many than for a few.
-            lists = np.argmax(vectors.astype(np.float64) @ self._centroids.T, axis=1).astype(np.int64)
+            lists = np.argmax(coarse(vectors) @ self._centroids.T, axis=1).astype(np.int64)
             self._index.add_core(len(some), faiss.swig_ptr(vectors), faiss.swig_ptr(some), faiss.swig_ptr(lists))
 
 

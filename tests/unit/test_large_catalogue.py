@@ -199,10 +199,13 @@ def test_coverage_is_the_share_of_ngrams_that_a_title_has_after_any_changes(chan
     if not expected:
         return
     rows = np.array(sorted(expected))
-    for text in ("red castle 1", "平和", "zzz", ""):
-        found, grams = titles.look_up(text, 100), ngrams(normalise(text))
+    texts = ["red castle 1", "平和", "zzz", "", *TITLES]
+    looked_up = [titles.look_up(text, 100) for text in texts]
+    together = titles.coverage(looked_up, np.repeat(np.arange(len(texts)), len(rows)), np.tile(rows, len(texts)))
+    for text, found, shared in zip(texts, looked_up, together.reshape(len(texts), -1), strict=True):
+        grams = ngrams(normalise(text))
         shares = [len(grams & ngrams(normalise(expected[row]))) / max(1, len(grams)) for row in rows.tolist()]
-        np.testing.assert_array_equal(titles.coverage(found, rows), np.array(shares, np.float32))
+        np.testing.assert_array_equal(shared, np.array(shares, np.float32))
         assert found.mean_coverage == pytest.approx(np.mean(shares))
         assert set(found.rows.tolist()) == {row for row, share in zip(rows.tolist(), shares, strict=True) if share}
 
