@@ -63,9 +63,5 @@ class NgramIndex:
 
     def shared(self, grams: Iterable[str], size: int) -> NDArray[np.int64]:
         """Return, for each number below `size`, how many of `grams` its text contains; zero for numbers not in use."""
-        found: array[int] = array("q")
-        for gram in grams:
-            posting = self._postings.get(gram)
-            if posting is not None:
-                found += posting
-        return np.bincount(np.frombuffer(found, np.int64), minlength=size) if found else np.zeros(size, np.int64)
+        found = b"".join([posting for gram in grams if (posting := self._postings.get(gram)) is not None])
+        return np.bincount(np.frombuffer(found, np.int64), minlength=size)

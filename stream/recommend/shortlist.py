@@ -187,21 +187,23 @@ class Shortlist:
         """Return the candidates of some queries, whose vectors these are, (n, d)."""
         count, height = len(keys), len(self.catalogue.ids)
         looked_up = [large.titles.look_up(query, TITLED) for query, _ in keys]
-        near = large.vectors.nearest(texts, NEAREST)
+        near, products = large.vectors.nearest(texts, NEAREST)
         near[[not known for _, known in keys]] = -1
-        cells = (np.arange(count)[:, None] * height + near)[near >= 0]
-        cells = np.sort(np.concatenate([cells, *[at * height + one.rows for at, one in enumerate(looked_up)]]))
-        cells = cells[np.concatenate([[True], cells[1:] != cells[:-1]])] if len(cells) else cells
+        by_text = (np.arange(count)[:, None] * height + near)[near >= 0]
+        cells = np.sort(np.concatenate([by_text, *[at * height + one.rows for at, one in enumerate(looked_up)]]))
+        cells = np.concatenate([cells[:1], cells[1:][cells[1:] != cells[:-1]]])
+        text = np.full(len(cells), np.nan, np.float32)
+        text[np.searchsorted(cells, by_text)] = products[near >= 0]
         ends = np.searchsorted(cells, np.arange(count + 1) * height)
         of_query = np.repeat(np.arange(count), np.diff(ends))
         rows = cells - of_query * height
         coverage = large.titles.coverage(looked_up, of_query, rows)
-        log_odds = self.settings.coverage_weight * coverage
         found: list[Found] = []
         for at, (begin, end) in enumerate(pairwise(ends.tolist())):
-            text = large.vectors.products(rows[begin:end], texts[at, None])[:, 0]
-            odds = self.settings.text_weight * text + log_odds[begin:end]
-            best = np.sort(np.argsort(-odds, kind="stable")[:BEST]) + begin
+            titled = np.flatnonzero(np.isnan(text[begin:end])) + begin
+            text[titled] = large.vectors.products(rows[titled], texts[at, None])[:, 0]
+            log_odds = self.settings.text_weight * text[begin:end] + self.settings.coverage_weight * coverage[begin:end]
+            best = np.sort(np.argsort(-log_odds, kind="stable")[:BEST]) + begin
             found.append(Found(rows[best], coverage[best], looked_up[at]))
         return found
 
@@ -239,7 +241,7 @@ class Shortlist:
         """Yield event · height + row of what is near to profiles where there is no query, and of what is popular."""
         alone = [event for event, query in enumerate(found) if query is None and profiles[event].any()]
         if alone:
-            near = large.vectors.nearest(profiles[alone], NEAREST)
+            near, _ = large.vectors.nearest(profiles[alone], NEAREST)
             yield (np.array(alone)[:, None] * height + near)[near >= 0]
         for event in range(len(found)):
             yield event * height + self._popular.rows(event)

@@ -22,6 +22,7 @@ COMMON = 1024  # titles; which ones have an n-gram of more is not kept
 READ = 2048  # entries that are looked up for a text, beginning with the rarest n-gram
 LINE = 16  # n-grams that lie together: what is read from memory at a time
 WORD = 8  # of them are counted at a time
+NOWHERE = np.zeros(1, np.int64)
 TOGETHER = 8  # texts that are compared with titles at a time: few enough to stay in the processor's cache
 
 
@@ -114,13 +115,17 @@ class Titles:
         read = np.sort(np.frombuffer(b"".join(found), np.int32))
         if not len(read):
             return np.zeros(0, np.int64)
-        first = np.flatnonzero(np.concatenate([[True], read[1:] != read[:-1]]))
-        rows, shared = read[first], np.diff(first, append=len(read))
-        # As the first of a sort by `shared`: it is a small number.
-        as_many = np.bincount(shared)[::-1].cumsum()[::-1]  # rows that share so many or more
-        least = max(1, int(np.searchsorted(-as_many, -count, side="right")) - 1)
-        more, equal = rows[shared > least], rows[shared == least]
-        best: Rows = np.concatenate([more, equal[: count - len(more)]]).astype(np.int64)
+        edges = np.flatnonzero(read[1:] != read[:-1])
+        edges += 1
+        first = np.concatenate([NOWHERE, edges])
+        shared = np.concatenate([edges, [len(read)]]) - first
+        sharing = np.bincount(shared).tolist()  # how many rows share so many: they need not be sorted by it
+        least, more = len(sharing) - 1, 0
+        while least > 1 and more + sharing[least] < count:
+            more += sharing[least]
+            least -= 1
+        equal = first[shared == least][: count - more]
+        best: Rows = read[np.concatenate([first[shared > least], equal])].astype(np.int64)
         return best
 
     def coverage(self, texts: Sequence[LookedUp], text: NDArray[np.intp], rows: Rows) -> NDArray[np.float32]:

@@ -111,8 +111,10 @@ class LargeVectors:
         product: Vector = ((self._codes.take(rows, axis=0).astype(np.float64) @ vectors.T) * UNIT).astype(np.float32)
         return product
 
-    def nearest(self, vectors: Floats, count: int) -> Rows:
+    def nearest(self, vectors: Floats, count: int) -> tuple[Rows, Vector]:
         """Return about the `count` rows whose product with each vector is greatest, (n, count); −1 where there are fewer.
+
+        Beside them, (n, count), what the products are about, as the 8-bit codes have it.
 
         Args:
             vectors: (n, d), on the grid and no longer than 2.
@@ -129,8 +131,8 @@ class LargeVectors:
             unused = np.zeros(
                 lists.shape, np.float32
             )  # how near lists are, counts where codes are of what is left to the centroid
-            rows: Rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, unused)[1]
-            return rows
+            products, rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, unused)
+            return rows, products
 
     def catch_up(self) -> None:
         """Let the index know of all changes; otherwise the next search has to, which took it 40 s after a million."""
@@ -153,7 +155,7 @@ class LargeVectors:
         self.sample = self._codes[_spread(live, SAMPLED)].astype(np.float64) * UNIT
         quantizer = faiss.IndexFlatIP(self.dimension)
         index = faiss.IndexIVFScalarQuantizer(
-            quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+            quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT, False
         )
         index.cp.niter = ROUNDS
         index.cp.min_points_per_centroid = 1  # below 39, the default, it only prints a warning
