@@ -198,14 +198,18 @@ class Shortlist:
         of_query = np.repeat(np.arange(count), np.diff(ends))
         rows = cells - of_query * height
         coverage = large.titles.coverage(looked_up, of_query, rows)
-        found: list[Found] = []
-        for at, (begin, end) in enumerate(pairwise(ends.tolist())):
-            titled = np.flatnonzero(np.isnan(text[begin:end])) + begin
-            text[titled] = large.vectors.products(rows[titled], texts[at, None])[:, 0]
-            log_odds = self.settings.text_weight * text[begin:end] + self.settings.coverage_weight * coverage[begin:end]
-            best = np.sort(np.argsort(-log_odds, kind="stable")[:BEST]) + begin
-            found.append(Found(rows[best], coverage[best], looked_up[at]))
-        return found
+        titled = np.flatnonzero(np.isnan(text))
+        for at, (begin, end) in enumerate(pairwise(np.searchsorted(of_query[titled], np.arange(count + 1)).tolist())):
+            some = titled[begin:end]
+            text[some] = large.vectors.products(rows[some], texts[at, None])[:, 0]
+        sizes = np.diff(ends)
+        against = np.full((count, sizes.max()), np.inf, np.float32)
+        against[of_query, np.arange(len(cells)) - ends[of_query]] = -(
+            self.settings.text_weight * text + self.settings.coverage_weight * coverage
+        )
+        best = np.sort(np.argsort(against, axis=1, kind="stable")[:, :BEST], axis=1) + ends[:-1, None]
+        chosen = [places[:size] for places, size in zip(best, sizes.tolist(), strict=True)]
+        return [Found(rows[places], coverage[places], one) for places, one in zip(chosen, looked_up, strict=True)]
 
     def _fill_coverage(
         self,

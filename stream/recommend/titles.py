@@ -68,8 +68,7 @@ class Titles:
             self._pool = _longer(self._pool, self._used + lines)
         numbers = [self._number(gram) for gram in grams]
         self._start[row], self._lines[row] = self._used, lines
-        own = self._pool[self._used : self._used + lines].reshape(-1)
-        own[: len(grams)], own[len(grams) :] = numbers, 0
+        self._pool[self._used : self._used + lines].reshape(-1)[: len(grams)] = numbers
         for number in numbers:
             self._titles[number] += 1
             posting = self._postings[number]
@@ -156,7 +155,8 @@ class Titles:
         pair = np.repeat(np.arange(len(rows)), lines)
         places = (self._start.take(rows) - ends + lines).take(pair)
         places += np.arange(len(places))
-        grams = self._pool.take(places, axis=0) + offset.take(pair)[:, None]
+        grams = self._pool.take(places, axis=0)
+        grams += offset.astype(np.int32).take(pair)[:, None]  # not in 64 bits: that takes half as long again
         hits = np.zeros(len(places) * LINE // WORD + 1, np.int64)
         np.bitwise_count(self._asked.take(grams).view(np.uint64)).cumsum(out=hits[1:])
         ends *= LINE // WORD

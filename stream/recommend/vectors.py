@@ -21,10 +21,10 @@ Rows = NDArray[np.int64]
 GRID = 2.0**-25  # finer than float32 is at 0.5; products are multiples of 2⁻⁵⁰, and with sums below 4 fit the 53 bits of float64
 COARSE = 2.0**-11  # products are multiples of 2⁻²², and with sums below 4 fit the 24 bits of float32
 UNIT = 2.0**-15  # of a stored number: the cosine of two texts is off by some 10⁻⁵
-LEAST_IN_LIST = 39  # vectors a centroid is trained from at least, as faiss asks for
-MOST_IN_LIST = 48
-ROUNDS = 8  # of k-means: more find no more
-PROBES = 3  # lists that a search reads
+LEAST_IN_LIST = 39  # vectors in a list at least, on average
+TRAINED_FROM = 24  # vectors a centroid, at most: with more, or more rounds, searches find no more
+ROUNDS = 4  # of k-means
+PROBES = 4  # lists that a search reads
 SAMPLED = 256  # vectors that stand for all in estimates of a sum
 CHUNK = 8192  # vectors that are put into lists at a time
 
@@ -150,7 +150,7 @@ class LargeVectors:
 
     def _train(self) -> None:
         """Make the index anew. Its lists are filled when somebody searches."""
-        lists = 1 << max(0, min(round(np.log2(2.0 * np.sqrt(self._count))), int(np.log2(self._count / LEAST_IN_LIST))))
+        lists = 1 << max(0, min(round(np.log2(4.0 * np.sqrt(self._count))), int(np.log2(self._count / LEAST_IN_LIST))))
         live = np.flatnonzero(self._live)
         self.sample = self._codes[_spread(live, SAMPLED)].astype(np.float64) * UNIT
         quantizer = faiss.IndexFlatIP(self.dimension)
@@ -160,7 +160,7 @@ class LargeVectors:
         index.cp.niter = ROUNDS
         index.cp.min_points_per_centroid = 1  # below 39, the default, it only prints a warning
         faiss.omp_set_num_threads(1)  # the last bits of centroids depend on it
-        index.train(self._codes[_spread(live, MOST_IN_LIST * lists)] * np.float32(UNIT))
+        index.train(self._codes[_spread(live, TRAINED_FROM * lists)] * np.float32(UNIT))
         index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes a row without reading all lists
         index.nprobe = min(PROBES, lists)
         self._index = index
