@@ -33,7 +33,7 @@ bench: .venv/installed .venv-bench/installed models/default/manifest.json
 	@$(BIN)/python tests/bench/bench_latency.py $(LOG)
 	@$(BIN)/python tests/bench/bench_recovery.py
 	@$(BIN)/python tests/bench/bench_scaling.py --log $(LOG)
-	@$(BIN)/python tests/bench/bench_catalogue.py --items 1000 100000 --probes 100
+	@$(BIN)/python tests/bench/bench_catalogue.py --items 1000 1000000 --probes 100
 	@$(BIN)/python tests/bench/bench_memory.py $(LOG)
 
 # The peers have an environment of their own: Quix Streams wants an older confluent-kafka than ours.

@@ -202,7 +202,7 @@ class Catalogue:
             rows, similar = np.flatnonzero(self.live), self.similarities(vector)[self.live]
         else:
             grid = on_grid(vector)[None]
-            rows = self.large.vectors.nearest(grid, count)[0]
+            rows = self.large.vectors.nearest(grid, count)[0][0]
             rows = np.sort(rows[rows >= 0])
             similar = self.large.vectors.products(rows, grid)[:, 0]
         best: list[int] = rows[np.argsort(-similar, kind="stable")[:count]].tolist()

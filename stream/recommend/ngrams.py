@@ -10,6 +10,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,8 @@ def ngrams(normalised: str) -> frozenset[str]:
     if not normalised:
         return frozenset()
     marked = f"^{normalised}$"
-    return frozenset(sys.intern(marked[i : i + n]) for n in (2, 3) for i in range(len(marked) - n + 1))
+    pairs = list(map(add, marked, marked[1:]))
+    return frozenset(map(sys.intern, [*pairs, *map(add, pairs, marked[2:])]))
 
 
 class NgramIndex:
@@ -51,7 +53,10 @@ class NgramIndex:
     def put(self, number: int, grams: Iterable[str]) -> None:
         """Store a text's n-grams under `number` ≥ 0, which must not be in use."""
         for gram in grams:
-            self._postings.setdefault(gram, array("q")).append(number)
+            posting = self._postings.get(gram)
+            if posting is None:
+                posting = self._postings[gram] = array("q")
+            posting.append(number)
 
     def remove(self, number: int, grams: Iterable[str]) -> None:
         """Forget `number`, whose n-grams are these."""
@@ -63,9 +68,5 @@ class NgramIndex:
 
     def shared(self, grams: Iterable[str], size: int) -> NDArray[np.int64]:
         """Return, for each number below `size`, how many of `grams` its text contains; zero for numbers not in use."""
-        found: array[int] = array("q")
-        for gram in grams:
-            posting = self._postings.get(gram)
-            if posting is not None:
-                found += posting
-        return np.bincount(np.frombuffer(found, np.int64), minlength=size) if found else np.zeros(size, np.int64)
+        found = b"".join([posting for gram in grams if (posting := self._postings.get(gram)) is not None])
+        return np.bincount(np.frombuffer(found, np.int64), minlength=size)

@@ -111,7 +111,7 @@ class Popular:
                 leaders[row] = value
             else:
                 leaders.clear()  # who comes next, only a look at all of them can tell
-            self._rows = None
+                self._rows = None
         elif value > 0.0 and leaders:
             last = min(leaders, key=lambda leader: (leaders[leader], -leader)) if len(leaders) >= self._most else None
             if last is None or (value, -row) > (leaders[last], -last):

@@ -143,7 +143,7 @@ class _Names:
             return []
         shared = self._index.shared(grams, len(self.names))
         # A text that shares s of g n-grams has s at least, so that its cosine is √(s/g) at most.
-        numbers = np.flatnonzero(shared >= max(1.0, 0.999 * LEAST**2 * len(grams)))
+        numbers = np.flatnonzero(shared >= max(1, math.ceil(0.999 * LEAST**2 * len(grams))))
         cosine = shared[numbers] / np.sqrt(len(grams) * np.frombuffer(self._sizes, np.int64)[numbers])
         near = cosine >= (least[numbers] if isinstance(least, np.ndarray) else least)
         numbers, cosine = numbers[near], cosine[near]

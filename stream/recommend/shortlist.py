@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,10 @@ BEST = 64  # of these by both: they are a query's candidates
 KEPT = 16_384  # queries whose candidates are kept until the catalogue changes
 ROUNDING = 1e-6  # an item that is above the average by less is not above it
 STEP = 64  # by which tables grow in width
+
+
+Key = tuple[str, bool]
+"""A query, and whether its vector is known."""
 
 
 class Table(NamedTuple):
@@ -79,7 +84,7 @@ class Shortlist:
         self._row_of = np.zeros(0, np.intp)  # of each item that the memory has a number for; -1 where there is none
         half_life = settings.popularity_half_life_days * DAY
         self._popular = Popular(catalogue, memory, half_life, settings.count + 1)
-        self._found: OrderedDict[tuple[str, bool], Found] = OrderedDict()
+        self._found: OrderedDict[Key, Found] = OrderedDict()
         self.begin()
 
     def begin(self) -> None:
@@ -129,23 +134,24 @@ class Shortlist:
         found = self._by_query(large, sides[:, 0])
         lines, cells, masses = self._evidence()
         clicked = np.array([-1 if o.clicked is None else rows.get(o.clicked, -1) for o in self._noted], np.int64)
-        keys = [lines // TEXT * height + cells]
+        keys = [lines // TEXT * height + cells, (np.arange(count) * height + clicked)[clicked >= 0]]
         keys += self._proposed(large, found, sides[:, 1], height)
-        keys.append((np.arange(count) * height + clicked)[clicked >= 0])
+        asked = [(event, query) for event, query in enumerate(found) if query is not None]
+        keys += [event * height + query.rows for event, query in asked]
         candidates, place = np.unique(np.concatenate(keys), return_inverse=True)
         features = np.zeros((len(FEATURES), len(candidates)))
         clicks = lines % TEXT * len(candidates) + place[: len(lines)]
         features[:TEXT] = np.bincount(clicks, masses, minlength=TEXT * len(candidates)).reshape(TEXT, -1)
         ends = np.searchsorted(candidates, np.arange(count + 1) * height)
-        at = candidates % height
-        mean_coverage = np.zeros(count)
-        for event in range(count):
-            own = slice(ends[event], ends[event + 1])
-            features[TEXT, own], features[PROFILE, own] = large.vectors.products(at[own], sides[event]).T
-            if (query := found[event]) is not None:
-                features[COVERAGE, own] = self._coverage(large, query, at[own])
-                mean_coverage[event] = query.looked_up.mean_coverage
-            features[POPULAR, own] = self._popular.values(event, at[own])
+        of_event = np.repeat(np.arange(count), np.diff(ends))
+        at = candidates - of_event * height
+        if asked:
+            self._fill_coverage(large, features[COVERAGE], asked, place, of_event, at)
+        for event, (begin, end) in enumerate(pairwise(ends.tolist())):
+            own = at[begin:end]
+            features[TEXT : PROFILE + 1 : PROFILE - TEXT, begin:end] = large.vectors.products(own, sides[event]).T
+            features[POPULAR, begin:end] = self._popular.values(event, own)
+        mean_coverage = np.array([0.0 if query is None else query.looked_up.mean_coverage for query in found])
         centre = on_grid(self.catalogue.centre)
         averages = np.stack([sides[:, 0] @ centre, mean_coverage, sides[:, 1] @ centre, self._popular.means()]) + ROUNDING
         beyond = self._beyond(large, texts, profiles, averages, features, ends)
@@ -166,14 +172,9 @@ class Shortlist:
     def _by_query(self, large: Large, texts: Floats) -> list[Found | None]:
         """Return the candidates of each event's query; None where there is none."""
         keys = [(o.query, o.query_vector is not None) if o.query else None for o in self._noted]
-        new = [event for event, key in enumerate(keys) if key is not None and key not in self._found]
-        new = list({keys[event]: event for event in reversed(new)}.values())  # the first event of each
+        new = {key: event for event, key in reversed(list(enumerate(keys))) if key is not None and key not in self._found}
         if new:
-            near = large.vectors.nearest(texts[new], NEAREST)
-            for event, rows in zip(new, near, strict=True):
-                key = keys[event]
-                assert key is not None
-                self._found[key] = self._search(large, key[0], texts[event], rows[rows >= 0] if key[1] else rows[:0])
+            self._found.update(zip(new, self._search(large, list(new), texts[list(new.values())]), strict=True))
         found = [None if key is None else self._found[key] for key in keys]
         for key in keys:
             if key is not None:
@@ -182,24 +183,53 @@ class Shortlist:
             self._found.popitem(last=False)
         return found
 
-    def _search(self, large: Large, query: str, text: Floats, near: NDArray[np.int64]) -> Found:
-        looked_up = large.titles.look_up(query, TITLED)
-        rows = np.union1d(near, looked_up.rows)
-        coverage = large.titles.coverage(looked_up, rows)
-        log_odds = self.settings.text_weight * large.vectors.products(rows, text[None])[:, 0]
-        log_odds += self.settings.coverage_weight * coverage
-        best = np.sort(np.argsort(-log_odds, kind="stable")[:BEST])
-        return Found(rows[best], coverage[best], looked_up)
+    def _search(self, large: Large, keys: list[Key], texts: Floats) -> list[Found]:
+        """Return the candidates of some queries, whose vectors these are, (n, d)."""
+        count, height = len(keys), len(self.catalogue.ids)
+        looked_up = [large.titles.look_up(query, TITLED) for query, _ in keys]
+        near, products = large.vectors.nearest(texts, NEAREST)
+        near[[not known for _, known in keys]] = -1
+        by_text = (np.arange(count)[:, None] * height + near)[near >= 0]
+        cells = np.sort(np.concatenate([by_text, *[at * height + one.rows for at, one in enumerate(looked_up)]]))
+        cells = np.concatenate([cells[:1], cells[1:][cells[1:] != cells[:-1]]])
+        text = np.full(len(cells), np.nan, np.float32)
+        text[np.searchsorted(cells, by_text)] = products[near >= 0]
+        ends = np.searchsorted(cells, np.arange(count + 1) * height)
+        of_query = np.repeat(np.arange(count), np.diff(ends))
+        rows = cells - of_query * height
+        coverage = large.titles.coverage(looked_up, of_query, rows)
+        titled = np.flatnonzero(np.isnan(text))
+        for at, (begin, end) in enumerate(pairwise(np.searchsorted(of_query[titled], np.arange(count + 1)).tolist())):
+            some = titled[begin:end]
+            text[some] = large.vectors.products(rows[some], texts[at, None])[:, 0]
+        sizes = np.diff(ends)
+        against = np.full((count, sizes.max()), np.inf, np.float32)
+        against[of_query, np.arange(len(cells)) - ends[of_query]] = -(
+            self.settings.text_weight * text + self.settings.coverage_weight * coverage
+        )
+        best = np.sort(np.argsort(against, axis=1, kind="stable")[:, :BEST], axis=1) + ends[:-1, None]
+        chosen = [places[:size] for places, size in zip(best, sizes.tolist(), strict=True)]
+        return [Found(rows[places], coverage[places], one) for places, one in zip(chosen, looked_up, strict=True)]
 
-    def _coverage(self, large: Large, query: Found, rows: NDArray[np.int64]) -> Vector:
-        """Return the coverage of an event's candidates, among which are those of its query."""
-        coverage = np.empty(len(rows), np.float32)
-        others = np.ones(len(rows), np.bool_)
-        known = np.searchsorted(rows, query.rows)
-        coverage[known] = query.coverage
-        others[known] = False
-        coverage[others] = large.titles.coverage(query.looked_up, rows[others])
-        return coverage
+    def _fill_coverage(
+        self,
+        large: Large,
+        coverage: Floats,
+        asked: list[tuple[int, Found]],
+        place: NDArray[np.intp],
+        of_event: NDArray[np.intp],
+        at: NDArray[np.int64],
+    ) -> None:
+        """Write the coverage of the candidates of events that have a query; of those that the query proposed it is known."""
+        known = np.concatenate([query.coverage for _, query in asked])
+        own = place[len(place) - len(known) :]
+        coverage[own] = known
+        texts = np.full(of_event[-1] + 1, -1)
+        texts[[event for event, _ in asked]] = np.arange(len(asked))
+        text = texts[of_event]
+        text[own] = -1
+        others = np.flatnonzero(text >= 0)
+        coverage[others] = large.titles.coverage([query.looked_up for _, query in asked], text[others], at[others])
 
     def _evidence(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """Return line, row and mass of each click that the memory told of and whose item is in the catalogue."""
@@ -212,15 +242,13 @@ class Shortlist:
         return lines[there], cells[there], masses[there]
 
     def _proposed(self, large: Large, found: list[Found | None], profiles: Floats, height: int) -> Iterator[NDArray[np.int64]]:
-        """Yield event · height + row of what is near to queries and profiles, and of what is popular."""
+        """Yield event · height + row of what is near to profiles where there is no query, and of what is popular."""
         alone = [event for event, query in enumerate(found) if query is None and profiles[event].any()]
         if alone:
-            near = large.vectors.nearest(profiles[alone], NEAREST)
+            near, _ = large.vectors.nearest(profiles[alone], NEAREST)
             yield (np.array(alone)[:, None] * height + near)[near >= 0]
-        for event, query in enumerate(found):
+        for event in range(len(found)):
             yield event * height + self._popular.rows(event)
-            if query is not None:
-                yield event * height + query.rows
 
     def _beyond(
         self, large: Large, texts: Vector, profiles: Vector, averages: Floats, features: Floats, ends: NDArray[np.intp]

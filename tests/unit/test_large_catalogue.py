@@ -25,7 +25,7 @@ from stream.recommend.memory import Memory
 from stream.recommend.ngrams import ngrams, normalise
 from stream.recommend.recommender import Recommender
 from stream.recommend.titles import Titles
-from stream.recommend.vectors import UNIT, LargeVectors, on_grid
+from stream.recommend.vectors import UNIT, LargeVectors, coarse, on_grid
 from stream.settings import Recommend, Settings
 
 Answers = list[list[RecommendedItem] | None]
@@ -122,7 +122,7 @@ def test_nineteen_of_twenty_nearest_vectors_are_found():
         index.put(row, vector)
     queries = clustered(20_000, 64, 200, seed=1)[:200] + 0.05
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    found = index.nearest(on_grid(queries), 10)
+    found = index.nearest(on_grid(queries), 10)[0]
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     assert np.mean([len({*one} & {*other}) / 10 for one, other in zip(found.tolist(), best.tolist(), strict=True)]) >= 0.95
 
@@ -159,13 +159,13 @@ def test_a_removed_vector_is_never_found_again_and_a_changed_one_where_it_is_now
     for row, vector in enumerate(vectors):
         index.put(row, vector)
     query = on_grid(vectors[7])[None]
-    assert index.nearest(query, 5)[0, 0] == 7
+    assert index.nearest(query, 5)[0][0, 0] == 7
     index.remove(7)
     index.put(8, -vectors[8])
-    assert 7 not in index.nearest(query, 50)
-    assert index.nearest(on_grid(-vectors[8])[None], 1)[0, 0] == 8
+    assert 7 not in index.nearest(query, 50)[0]
+    assert index.nearest(on_grid(-vectors[8])[None], 1)[0][0, 0] == 8
     index.put(7, vectors[9])
-    assert {7, 9} <= set(index.nearest(on_grid(vectors[9])[None], 5)[0].tolist())
+    assert {7, 9} <= set(index.nearest(on_grid(vectors[9])[None], 5)[0][0].tolist())
     live = np.concatenate([vectors[:7], vectors[9:10], -vectors[8:9], vectors[9:]])
     np.testing.assert_allclose(index.centre(), live.mean(axis=0), atol=1e-5)
 
@@ -182,9 +182,24 @@ def test_a_search_finds_the_same_alone_and_among_others():
     for row, vector in enumerate(vectors):
         index.put(row, vector)
     queries = on_grid(vectors[:100])
-    together = index.nearest(queries, 20)
+    rows, products = index.nearest(queries, 20)
     for number, query in enumerate(queries):
-        np.testing.assert_array_equal(index.nearest(query[None], 20)[0], together[number])
+        alone = index.nearest(query[None], 20)
+        np.testing.assert_array_equal(alone[0][0], rows[number])
+        np.testing.assert_array_equal(alone[1][0], products[number])
+    np.testing.assert_allclose(products[0], index.products(rows[0], queries[:1])[:, 0], atol=0.02)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([D, 384, 1024]))
+def test_products_of_coarse_vectors_are_exact_in_single_precision(seed, dimension):
+    """So that the list a vector belongs to is the same whatever it is computed with."""
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((9, dimension)) * (random.random(dimension) < random.random() + 0.01)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    rounded = coarse(vectors / np.where(lengths > 0, lengths, 1.0) * np.array([2.0] + [1.0] * 8)[:, None])
+    exact = rounded[:1].astype(np.float64) @ rounded[1:].T.astype(np.float64)
+    np.testing.assert_array_equal(rounded[:1] @ rounded[1:].T, exact)
+    np.testing.assert_array_equal((rounded[:1, ::-1] * rounded[1:, ::-1]).cumsum(axis=1)[:, -1], exact[0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from([*TITLES, "", "戦争と平和"]), st.booleans()), max_size=60))
@@ -199,12 +214,17 @@ def test_coverage_is_the_share_of_ngrams_that_a_title_has_after_any_changes(chan
     if not expected:
         return
     rows = np.array(sorted(expected))
-    for text in ("red castle 1", "平和", "zzz", ""):
-        found, grams = titles.look_up(text, 100), ngrams(normalise(text))
+    texts = ["red castle 1", "平和", "zzz", "", *TITLES]
+    looked_up = [titles.look_up(text, 100) for text in texts]
+    together = titles.coverage(looked_up, np.repeat(np.arange(len(texts)), len(rows)), np.tile(rows, len(texts)))
+    for text, found, shared in zip(texts, looked_up, together.reshape(len(texts), -1), strict=True):
+        grams = ngrams(normalise(text))
         shares = [len(grams & ngrams(normalise(expected[row]))) / max(1, len(grams)) for row in rows.tolist()]
-        np.testing.assert_array_equal(titles.coverage(found, rows), np.array(shares, np.float32))
+        np.testing.assert_array_equal(shared, np.array(shares, np.float32))
         assert found.mean_coverage == pytest.approx(np.mean(shares))
-        assert set(found.rows.tolist()) == {row for row, share in zip(rows.tolist(), shares, strict=True) if share}
+        by_share = [row for share, row in sorted(zip(shares, rows.tolist(), strict=True), key=lambda s: (-s[0], s[1])) if share]
+        assert set(found.rows.tolist()) == set(by_share)
+        assert sorted(titles.look_up(text, 3).rows.tolist()) == sorted(by_share[:3])
 
 
 def test_titles_that_share_a_rare_word_are_found_among_many_that_share_common_ones():
@@ -259,7 +279,8 @@ def test_catching_up_leaves_the_next_search_nothing_to_do_and_changes_nothing_th
     eager.catch_up()
     assert not eager._changed
     queries = on_grid(vectors[::100])
-    np.testing.assert_array_equal(np.sort(lazy.nearest(queries, 20)), np.sort(eager.nearest(queries, 20)))
+    for ours, theirs in zip(lazy.nearest(queries, 20), eager.nearest(queries, 20), strict=True):
+        np.testing.assert_array_equal(np.sort(ours), np.sort(theirs))
 
 
 def test_what_is_put_into_the_catalogue_is_in_its_index_before_anybody_asks(tiny_model: Path) -> None:
