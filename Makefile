@@ -24,7 +24,8 @@ chaos: .venv/installed
 
 # One JSON line a question on standard output; the log is the BestBuy one, or `make bench LOG=DIR`. It takes some 50 minutes.
 LOG ?= ../shared/data/bestbuy
-bench: .venv/installed .venv-bench/installed models/default/manifest.json
+bench:
+	@$(MAKE) --no-print-directory .venv/installed .venv-bench/installed models/default/manifest.json >&2
 	@$(BIN)/python tests/bench/bench_engine.py
 	@$(BIN)/python tests/bench/bench_job.py $(LOG)
 	@$(BIN)/python tests/bench/bench_encoder.py $(LOG)
