@@ -150,8 +150,8 @@ class Ranker:
         return shares
 
 
-def reasons(shares: Floats) -> list[list[str]]:
-    """Return the names of the greatest shares, strongest first; `["catalogue"]` where nothing spoke for the item.
+def strongest(shares: Floats) -> NDArray[np.int64]:
+    """Return the greatest shares of each item, as numbers that `reasons` reads: (items,).
 
     Args:
         shares: (items, len(FEATURES)).
@@ -161,13 +161,19 @@ def reasons(shares: Floats) -> list[list[str]]:
     ahead |= (shares[:, None, :] == shares[:, :, None]) & EARLIER
     places = ahead.sum(axis=2)
     named = (places < MOST_REASONS) & (shares >= LEAST_SHARE)
-    codes = np.where(named, DIGITS[np.minimum(places, MOST_REASONS - 1)] * np.arange(1, len(FEATURES) + 1), 0).sum(axis=1)
-    return [_names(code) for code in codes.tolist()]
+    codes: NDArray[np.int64] = np.where(
+        named, DIGITS[np.minimum(places, MOST_REASONS - 1)] * np.arange(1, len(FEATURES) + 1), 0
+    ).sum(axis=1)
+    return codes
 
 
 @cache
-def _names(code: int) -> list[str]:
-    """Read a number whose digits in base len(FEATURES) + 1 are features, the strongest first."""
+def reasons(code: int) -> list[str]:
+    """Return names of features, strongest first; `["catalogue"]` where nothing spoke for the item.
+
+    Args:
+        code: a number whose digits in base len(FEATURES) + 1 are features, the strongest first.
+    """
     names: list[str] = []
     while code:
         code, digit = divmod(code, len(FEATURES) + 1)

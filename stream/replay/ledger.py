@@ -82,9 +82,8 @@ class Ledger:
             self._judge(time)
 
     def close(self) -> None:
-        """Judge the clicks that are left: nothing more comes. What is found is kept, and what it was found by is not."""
+        """Judge the clicks that are left: nothing more comes."""
         self._judge(None)
-        self._clicks, self._answers, self._next = [], {}, 0
 
     def _note(self, answer: _Recommendation) -> None:
         row = _Answer(answer.timestamp, answer.trigger.event_id, len(self.event_ids))

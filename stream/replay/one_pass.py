@@ -1,47 +1,34 @@
-"""One pass over a recording: this process follows the users, a second one answers, and both are at work at the same time.
+"""One pass over a recording: this process follows the users and publishes, a second one recommends, and both are at work together.
 
-The first half of the pipeline (windows, vectors, profiles, drift) needs no more than each user's own past, and the second (recommend,
-publish) none of the users' states. So the second lags behind the first by some batches, in a fork of this process that has the
-recording and the catalogue already. ONNX Runtime, which must not be used on both sides of a fork, is used in the first half only.
+The first steps of the pipeline (windows, vectors, profiles, drift) need no more than each user's own past, and recommending none of
+the users' states. So the second process lags behind by some batches, in a fork of this one that has the catalogue already. ONNX
+Runtime, which must not be used on both sides of a fork, is used in this one only.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stream.decode import Entry, Erasure, Event
 from stream.engine.checkpoint import Output
-from stream.replay.variant import Followed, Room, Variant
+from stream.pipeline import Turn
+from stream.replay.variant import Asked, Room, Variant
 
-BATCH_SIZE = 1024  # entries, at most: the second half soon has something to do, and is soon done after the first
+BATCH_SIZE = 1024  # entries, at most: the second process soon has something to do, and is soon done after the first
 AHEAD = 8192  # entries, at most, whose texts are encoded together: full micro-batches of every length
-IN_FLIGHT = 16  # batches that the second half may be behind: longer than it takes to encode so many texts
-
-
-class Reader(Protocol):
-    """Takes up what a variant answers, in the second process; afterwards it is brought into the first one."""
-
-    def take(self, outputs: Sequence[Output]) -> None:
-        """Take up what was answered to the next batch."""
-
-    def close(self) -> None:
-        """Get ready to be pickled: nothing more comes."""
-
-
-R = TypeVar("R", bound=Reader)
+IN_FLIGHT = 16  # batches that the second process may be behind: longer than it takes to encode so many texts
 
 
 def replay(
-    variants: Sequence[Variant],
-    entries: Sequence[Entry],
-    readers: Sequence[R],
-    batches: Iterable[slice] | None = None,
-    progress: Callable[[int], object] = lambda answered: None,
-) -> Sequence[R]:
+    variants: Sequence[Variant], entries: Sequence[Entry], batches: Iterable[slice] | None = None
+) -> Iterator[tuple[int, list[list[Output]]]]:
     """Let all variants answer the events in one pass, batch by batch.
 
     Texts are encoded ahead, in full micro-batches: a text's vector does not depend on time. A batch ends where a user is erased, as
@@ -50,36 +37,43 @@ def replay(
     Args:
         variants: answer in turn; afterwards they have the users' states, but what they learned across users is gone.
         entries: in the order in which they happened.
-        readers: of each variant's answers.
-        batches: consecutive parts of `entries`, at most of `batch_size` of the first variant; if not given, of that size.
-        progress: told now and then how many entries have been answered.
+        batches: consecutive parts of them, at most of `batch_size` of the first variant; if not given, of that size.
 
-    Returns:
-        The readers with what they took; those that were given are as they were.
+    Yields:
+        How many entries have been answered, and the outputs of each variant for the last batch of them.
     """
     size = batch_size(variants[0])
     batches = batches or (slice(start, min(start + size, len(entries))) for start in range(0, len(entries), size))
     rooms = [[variant.room(size) for variant in variants] for _ in range(IN_FLIGHT + 1)]
-    with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, entries, readers, rooms)) as second:
-        behind: deque[tuple[int, Future[None]]] = deque()
+
+    def outputs(batch: _Behind) -> tuple[int, list[list[Output]]]:
+        told = zip(variants, batch.turns, batch.counts.result(), rooms[batch.place], strict=True)
+        return batch.part.stop, [v.publish(entries[batch.part], turns, counts, room) for v, turns, counts, room in told]
+
+    with ProcessPoolExecutor(1, get_context("fork"), _begin, (variants, rooms)) as second:
+        behind: deque[_Behind] = deque()
         encoded = 0
-        for number, batch in enumerate(_until_erasures(entries, batches)):
-            if batch.stop > encoded:
-                # Little at first, so that the second half soon has something to do.
-                stop = max(batch.stop, encoded + min(AHEAD, encoded))
+        for number, part in enumerate(_until_erasures(entries, batches)):
+            if part.stop > encoded:
+                # Little at first, so that the second process soon has something to do.
+                stop = max(part.stop, encoded + min(AHEAD, encoded))
                 _encode(variants, entries[encoded:stop])
                 encoded = stop
             place = number % (IN_FLIGHT + 1)
-            followed = [v.follow(entries[batch], room) for v, room in zip(variants, rooms[place], strict=True)]
-            behind.append((batch.stop, second.submit(_answer, batch, followed, place)))
-            while behind and (len(behind) > IN_FLIGHT or behind[0][1].done()):
-                answered, done = behind.popleft()
-                done.result()
-                progress(answered)
-        for answered, done in behind:
-            done.result()
-            progress(answered)
-        return second.submit(_end).result()
+            followed = [v.follow(entries[part], room) for v, room in zip(variants, rooms[place], strict=True)]
+            counts = second.submit(_recommend, [asked for _, asked in followed], place)
+            behind.append(_Behind(part, place, [turns for turns, _ in followed], counts))
+            while len(behind) > IN_FLIGHT or (behind and behind[0].counts.done()):
+                yield outputs(behind.popleft())
+        for batch in behind:
+            yield outputs(batch)
+
+
+class _Behind(NamedTuple):
+    part: slice  # of the entries
+    place: int  # of its rooms
+    turns: list[list[Turn]]  # of each variant
+    counts: Future[list[NDArray[np.intp]]]
 
 
 def batch_size(variant: Variant) -> int:
@@ -106,24 +100,14 @@ def _encode(variants: Sequence[Variant], entries: Sequence[Entry]) -> None:
 
 def _begin(*inherited: Any) -> None:
     """In the second process: take over what the first one had at the fork."""
-    global _variants, _entries, _readers, _rooms
-    _variants, _entries, _readers, _rooms = inherited
+    global _variants, _rooms
+    _variants, _rooms = inherited
 
 
-def _answer(batch: slice, followed: Sequence[Followed], place: int) -> None:
-    """In the second process: answer a batch, all variants in turn."""
-    for variant, reader, told, room in zip(_variants, _readers, followed, _rooms[place], strict=True):
-        reader.take(variant.answer(_entries[batch], told, room))
-
-
-def _end() -> Sequence[Any]:
-    """In the second process: give up what was read."""
-    for reader in _readers:
-        reader.close()
-    return _readers
+def _recommend(asked: Sequence[Asked], place: int) -> list[NDArray[np.intp]]:
+    """In the second process: recommend for a batch, all variants in turn."""
+    return [variant.recommend(some, room) for variant, some, room in zip(_variants, asked, _rooms[place], strict=True)]
 
 
 _variants: Sequence[Variant] = ()
-_entries: Sequence[Entry] = ()
-_readers: Sequence[Reader] = ()
 _rooms: Sequence[Sequence[Room]] = ()

@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from stream.decode import Entry, Erasure, Reject
 from stream.encoder import Encoder
-from stream.engine.checkpoint import Output
 from stream.events import Search
 from stream.replay.agreement import Agreement
 from stream.replay.analysis import assess, compare, verdict
@@ -92,27 +91,32 @@ def run(
     clicks = read_clicks(recording.entries, recording.items, skip=options.skip, start=options.start)
     variants = _variants(recording, named, encoders, options.ablate)
     base = next(iter(named))
+    ledgers = {
+        name: Ledger(clicks, v.settings.topics.name("recommendations"), v.settings.recommend.count)
+        for name, v in variants.items()
+    }
+    counts = {name: Counter[str]() for name in variants}
     with ExitStack() as stack:
         files = _open(stack, options.output, list(named))
-        readers = [
-            Reading(Ledger(clicks, v.settings.topics.name("recommendations"), v.settings.recommend.count), files.get(name))
-            for name, v in variants.items()
-        ]
-        readers[0].agreement = agreement
         progress = stack.enter_context(Progress(disable=quiet, transient=True))
         task = progress.add_task("replay", total=len(recording.entries))
-        read = replay(
-            list(variants.values()),
-            recording.entries,
-            readers,
-            _batches(recording.entries, variants[base], options.speed),
-            lambda answered: progress.update(task, completed=answered),
-        )
-    ledgers = {name: each.ledger for name, each in zip(variants, read, strict=True)}
-    counts = {name: each.counts for name, each in zip(variants, read, strict=True)}
+        pace = _batches(recording.entries, variants[base], options.speed)
+        for answered, outputs in replay(list(variants.values()), recording.entries, pace):
+            if agreement is not None:
+                agreement.take(outputs[0])
+            for (name, ledger), published in zip(ledgers.items(), outputs, strict=True):
+                ledger.take(published)
+                counts[name].update(output.topic for output in published)
+                if name in files:
+                    files[name].writelines(
+                        output.value + b"\n" for output in published if output.topic == ledger.topic and output.value
+                    )
+            progress.update(task, completed=answered)
+    for ledger in ledgers.values():
+        ledger.close()
     findings = _findings(recording, clicks, variants, ledgers, counts, named, options)
-    if (compared := read[0].agreement) is not None:
-        findings["agreement"] = compared.findings()
+    if agreement is not None:
+        findings["agreement"] = agreement.findings()
     return Replayed(findings, clicks, ledgers, variants)
 
 
@@ -131,33 +135,6 @@ class Encoders:
     def __getitem__(self, settings: Settings) -> Encoder:
         """Return the one of these settings when it is there."""
         return self._encoders[settings.model.model_dump_json()].result()
-
-
-class Reading:
-    """What one variant publishes: judged, counted, and written down."""
-
-    def __init__(self, ledger: Ledger, file: BinaryIO | None) -> None:
-        self.ledger = ledger
-        self.counts = Counter[str]()
-        self.agreement: Agreement | None = None
-        self._file = file
-
-    def take(self, outputs: Sequence[Output]) -> None:
-        """Take up what was answered to a batch."""
-        if self.agreement is not None:
-            self.agreement.take(outputs)
-        self.ledger.take(outputs)
-        self.counts.update(output.topic for output in outputs)
-        if self._file is not None:
-            topic = self.ledger.topic
-            self._file.writelines(output.value + b"\n" for output in outputs if output.topic == topic and output.value)
-
-    def close(self) -> None:
-        """End the judging and the file."""
-        self.ledger.close()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def _variants(recording: Recording, named: Mapping[str, Settings], encoders: Encoders, ablate: bool) -> dict[str, Variant]:

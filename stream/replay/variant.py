@@ -1,4 +1,4 @@
-"""One way of answering, replayed: the worker's own core in its two halves, with everything that it learns in memory and no Kafka."""
+"""One way of answering, replayed: the worker's own core in its steps, with everything that it learns in memory and no Kafka."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import mmap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.decode import Entry, Event, Record
+from stream.decode import Entry, Record
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
-from stream.events import DriftLevel, State
 from stream.knowledge import Knowledge
-from stream.pipeline import Pipeline, Turn
+from stream.pipeline import Pipeline, Turn, occasion
 from stream.profile import Vector
+from stream.recommend.features import Occasion
+from stream.recommend.recommender import Choices
 from stream.replay.freshness import StalePipeline
 from stream.settings import Settings, SettingsError, read_settings
 from stream.state import UserState
-from stream.window import Admission
 
 
 def read_variant(path: Path) -> Settings:
@@ -61,71 +61,67 @@ class MemoryStates:
 
 
 class Room(NamedTuple):
-    """Memory that a fork of this process shares, for the vectors of a batch's events: they are most of what is to be sent.
+    """Memory that a fork of this process shares: vectors on their way to it, and what it has chosen on the way back.
 
     Attributes:
         profiles: after each event that has one, in order, (events, K, d).
         queries: one vector of each query, (events, d).
+        rows, scores, reasons: as in `Choices`, (events · items of an answer,).
     """
 
     profiles: Vector
     queries: Vector
+    rows: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    reasons: NDArray[np.int64]
 
 
-def _shared(*shape: int) -> Vector:
-    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
+def _shared(kind: type[np.generic], *shape: int) -> NDArray[Any]:
+    return np.frombuffer(mmap.mmap(-1, np.dtype(kind).itemsize * math.prod(shape)), kind).reshape(shape)
 
 
-class Followed(NamedTuple):
-    """What was found out about each event by following its user, in a form that is cheap to send to another process.
+class Asked(NamedTuple):
+    """What there is to recommend upon: the occasions of some events, in a form that is cheap to send to another process.
 
     Attributes:
-        events: admission, query, previous, before, score, state and answered, as in `Turn`.
-        known: which events have a profile, (events,); the profiles are in the room.
+        occasions: without their vectors.
+        known: which events have a profile, (events,).
         queries: the row of each event's query vector in the room, (events,); -1 where there is none.
         unlearned: what the memory is to forget after these events; None where there is nothing.
     """
 
-    events: list[tuple[Admission, str | None, list[str], State, float, State, bool]]
+    occasions: list[tuple[int, str | None, str | None, Sequence[str], bool, bool]]
     known: NDArray[np.bool_]
     queries: NDArray[np.int32]
     unlearned: bytes | None
 
     @classmethod
-    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, room: Room) -> Followed:
-        """Take it from the pipeline's first half, and put the vectors into the room."""
-        events = []
-        known = np.array([turn.profile is not None for turn in turns], np.bool_)
+    def of(cls, occasions: Sequence[Occasion], unlearned: bytes | None, room: Room) -> Asked:
+        """Put the vectors into the room, and return the rest."""
+        known = np.array([o.profile is not None for o in occasions], np.bool_)
         if known.any():
-            profiles = [turn.profile for turn in turns if turn.profile is not None]
+            profiles = [o.profile for o in occasions if o.profile is not None]
             np.concatenate(profiles, out=room.profiles[: len(profiles)].reshape(-1, room.profiles.shape[2]))
-        queries = np.full(len(turns), -1, np.int32)
+        queries = np.full(len(occasions), -1, np.int32)
         rows: dict[int, int] = {}  # of a vector, by its identity: a batch has one for each query
-        for place, turn in enumerate(turns):
-            drift = turn.drift
-            assert drift is not None
-            events.append((turn.admission, turn.query, turn.previous, turn.before, drift.score, drift.state, turn.answered))
-            if (vector := turn.query_vector) is not None:
-                if (row := rows.get(id(vector))) is None:
-                    row = rows[id(vector)] = len(rows)
-                    room.queries[row] = vector
+        for place, o in enumerate(occasions):
+            if o.query_vector is not None:
+                if (row := rows.get(id(o.query_vector))) is None:
+                    row = rows[id(o.query_vector)] = len(rows)
+                    room.queries[row] = o.query_vector
                 queries[place] = row
-        return cls(events, known, queries, unlearned)
+        rest = [(o.time, o.clicked, o.query, o.previous, o.learn, o.answer) for o in occasions]
+        return cls(rest, known, queries, unlearned)
 
-    def turns(self, events: Sequence[Event], room: Room) -> list[Turn]:
-        """Return what the pipeline's second half takes; the users' states have stayed where they are."""
-        nobody = cast(UserState, None)
-        found = []
+    def whole(self, room: Room) -> list[Occasion]:
+        """Return the occasions, with vectors that lie in the room."""
         profiles = iter(room.profiles)
-        vectors = list(room.queries[: self.queries.max(initial=-1) + 1])
-        told = zip(events, self.events, self.known.tolist(), self.queries.tolist(), strict=True)
-        for event, (admission, query, previous, before, score, state, answered), known, row in told:
-            vector = vectors[row] if row >= 0 else None
-            turn = Turn(event, nobody, admission, query, previous, query_vector=vector, before=before, answered=answered)
-            turn.drift = DriftLevel(score=score, state=state)
-            turn.profile = next(profiles) if known else None
-            found.append(turn)
-        return found
+        vectors = [*room.queries[: self.queries.max(initial=-1) + 1], None]  # the last is what -1 means
+        places = zip(self.occasions, self.known.tolist(), self.queries.tolist(), strict=True)
+        return [
+            Occasion(time, clicked, query, vectors[row], previous, next(profiles) if known else None, learn, answer)
+            for (time, clicked, query, previous, learn, answer), known, row in places
+        ]
 
 
 class Variant:
@@ -158,28 +154,38 @@ class Variant:
         self.states = MemoryStates()
 
     def room(self, events: int) -> Room:
-        """Make room for so many events' vectors."""
+        """Make room for what belongs to so many events."""
         scales, dimension = len(self.settings.profile.half_lives_days), self.encoder.dimension
-        return Room(_shared(events, scales, dimension), _shared(events, dimension))
+        items = events * self.settings.recommend.count
+        vectors = _shared(np.float32, events, scales, dimension), _shared(np.float32, events, dimension)
+        return Room(*vectors, _shared(np.intp, items), _shared(np.float64, items), _shared(np.int64, items))
 
-    def follow(self, entries: Sequence[Entry], room: Room) -> Followed:
-        """Bring the users' states up to date with the next entries; return what `answer` needs to know of them.
+    def follow(self, entries: Sequence[Entry], room: Room) -> tuple[list[Turn], Asked]:
+        """Bring the users' states up to date with the next entries; return the events, and what `recommend` needs to know of them.
 
         Args:
             entries: in the order in which they happened.
-            room: takes up their vectors, made for so many or more.
+            room: for so many or more.
         """
         turns, users = self.pipeline.follow(Batch(entries), self.states)
         for partition, changed in users.items():
             self.states.keep(partition, changed)
-        return Followed.of(turns, self.knowledge.memory.take_unlearned(), room)
+        return turns, Asked.of([occasion(turn) for turn in turns], self.knowledge.memory.take_unlearned(), room)
 
-    def answer(self, entries: Sequence[Entry], followed: Followed, room: Room) -> list[Output]:
-        """Return what a worker would publish for the same entries, and learn across users from them."""
+    def recommend(self, asked: Asked, room: Room) -> NDArray[np.intp]:
+        """Choose items, and learn across users; return how many items each event has, (events,), with what they are in the room."""
         memory = self.knowledge.memory
-        events = [entry for entry in entries if isinstance(entry, Event)]
-        outputs = self.pipeline.answer(Batch(entries), followed.turns(events, room))
+        chosen = self.knowledge.recommender.choose(asked.whole(room))
         memory.take_delta()  # for other workers, of which there are none
-        if followed.unlearned is not None:
-            memory.merge(followed.unlearned)
-        return outputs
+        if asked.unlearned is not None:
+            memory.merge(asked.unlearned)
+        items = len(chosen.rows)
+        room.rows[:items], room.scores[:items], room.reasons[:items] = chosen.rows, chosen.scores, chosen.reasons
+        return chosen.counts
+
+    def publish(self, entries: Sequence[Entry], turns: Sequence[Turn], counts: NDArray[np.intp], room: Room) -> list[Output]:
+        """Return what a worker would publish for the same entries."""
+        items = int(counts.sum())
+        chosen = Choices(counts, room.rows[:items], room.scores[:items], room.reasons[:items])
+        answers = self.knowledge.recommender.items(chosen, [turn.answered for turn in turns])
+        return self.pipeline.publish(Batch(entries), turns, answers)

@@ -11,7 +11,7 @@ from stream.events import Item
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.features import Occasion
 from stream.recommend.memory import DAY, Memory
-from stream.recommend.ranker import FEATURES, Ranker, best_rows, reasons
+from stream.recommend.ranker import FEATURES, Ranker, best_rows, reasons, strongest
 from stream.recommend.recommender import Recommender
 from stream.settings import Recommend
 
@@ -238,7 +238,7 @@ def test_of_equally_likely_items_the_earlier_row_comes_first():
 
 def test_reasons_are_the_greatest_shares_strongest_first():
     shares = np.array([[0.5, 0, 0, 0.3, 0.05, 0, 0.15], [0, 0, 0, 0, 0, 0, 0], [0.02, 0.98, 0, 0, 0, 0, 0]])
-    assert reasons(shares) == [["query", "text", "popular"], ["catalogue"], ["similar-queries"]]
+    assert list(map(reasons, strongest(shares).tolist())) == [["query", "text", "popular"], ["catalogue"], ["similar-queries"]]
 
 
 def test_the_formula_by_hand():

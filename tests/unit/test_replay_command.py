@@ -114,7 +114,7 @@ def test_a_profile_brought_up_to_date_hourly_is_the_one_of_the_last_full_hour(fo
     def profiles(period: int | None) -> list[Any]:
         variant = Variant(Settings(), encoder, recording.items, period)
         room = variant.room(len(users))
-        return [turn.profile for turn in variant.follow(recording.entries, room).turns(recording.events, room)]
+        return [occasion.profile for occasion in variant.follow(recording.entries, room)[1].whole(room)]
 
     fresh = list(zip(users, profiles(None), strict=True))
     for (user, time), profile in zip(users, profiles(HOUR_MS), strict=True):

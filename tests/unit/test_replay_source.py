@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.lines import LinesError
-from stream.pipeline import Pipeline
+from stream.recommend.recommender import Recommender
 from stream.replay.one_pass import replay
 from stream.replay.source import in_event_time, read_folder
 from stream.replay.variant import Variant
@@ -128,8 +127,8 @@ def test_a_stale_profile_goes_with_the_user(folder: Path, tiny_model: Path) -> N
     for part, remains in ((recording.entries[:place], False), (recording.entries[place:], True)):
         events = [entry for entry in part if isinstance(entry, Event)]
         room = variant.room(len(events))
-        turns = variant.follow(part, room).turns(events, room)
-        profiles = [turn.profile for turn in turns if turn.event.behaviour.user_id == "ada"]
+        occasions = variant.follow(part, room)[1].whole(room)
+        profiles = [o.profile for event, o in zip(events, occasions, strict=True) if event.behaviour.user_id == "ada"]
         assert any(profile is not None for profile in profiles)
         if remains:
             assert profiles[0] is None
@@ -147,19 +146,7 @@ def answers(folder: Path, model: Path, size: int) -> list[Output]:
 
 
 def answered(variant: Variant, entries: list[Entry]) -> list[Output]:
-    [kept] = replay([variant], entries, [Kept()])
-    return kept.outputs
-
-
-class Kept:
-    def __init__(self) -> None:
-        self.outputs: list[Output] = []
-
-    def take(self, outputs: Sequence[Output]) -> None:
-        self.outputs += outputs
-
-    def close(self) -> None:
-        pass
+    return [output for _, (batch,) in replay([variant], entries) for output in batch]
 
 
 def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Path, tiny_model: Path) -> None:
@@ -168,14 +155,14 @@ def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Pa
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-def test_what_goes_wrong_in_the_second_half_is_raised_in_the_first(
+def test_what_goes_wrong_in_the_second_process_is_raised_in_the_first(
     folder: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("of the second half")
+        raise RuntimeError("of the second process")
 
-    monkeypatch.setattr(Pipeline, "recommend", fail)
-    with pytest.raises(RuntimeError, match="of the second half"):
+    monkeypatch.setattr(Recommender, "choose", fail)
+    with pytest.raises(RuntimeError, match="of the second process"):
         answers(folder, tiny_model, 7)
 
 
