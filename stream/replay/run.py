@@ -88,8 +88,10 @@ def run(
         ModelFolderError, DeviceError: a model cannot be loaded.
         OSError: the output cannot be written.
     """
-    clicks = read_clicks(recording.entries, recording.items, skip=options.skip, start=options.start)
-    variants = _variants(recording, named, encoders, options.ablate)
+    with ThreadPoolExecutor(1) as beside:  # meanwhile ONNX Runtime encodes the catalogue
+        reading = beside.submit(read_clicks, recording.entries, recording.items, skip=options.skip, start=options.start)
+        variants = _variants(recording, named, encoders, options.ablate)
+        clicks = reading.result()
     base = next(iter(named))
     ledgers = {
         name: Ledger(clicks, v.settings.topics.name("recommendations"), v.settings.recommend.count)
@@ -228,13 +230,16 @@ def _findings(
         "drift": None,
         "agreement": None,
     }
+    beside = ThreadPoolExecutor(1)  # most of both is numpy's work, which two threads can do at once
+    shown = {n: beside.submit(exposure, ledger, clicks, variants[base].knowledge.catalogue) for n, ledger in ledgers.items()}
+    beside.shutdown(wait=False)
     for name, variant in variants.items():
         topics = variant.settings.topics
         found["variants"][name] = assess(clicks, ledgers[name], parts, options.seed) | {
             "recommendations": counts[name][topics.name("recommendations")],
             "drift_changes": counts[name][topics.name("drift")],
             "dead_letters": counts[name][topics.name("dead_letters")] + len(variant.rejected_items),
-            "exposure": exposure(ledgers[name], clicks, variants[base].knowledge.catalogue),
+            "exposure": shown[name].result(),
             "model": variant.pipeline.model,
             "provider": variant.encoder.provider,
             "settings": {group: values for group, values in effective(variant.settings).items() if group in GROUPS},
