@@ -99,7 +99,7 @@ class Pipeline:
     def process(self, batch: Batch, states: States) -> Work:
         """Answer a batch of events in their order, and keep the users' new states in `states`."""
         turns, users = self.follow(batch, states)
-        outputs = self.answer(batch, turns)
+        outputs = self.publish(batch, turns, self.recommend(turns))
         for partition, changed in users.items():
             states.keep(partition, changed)
         encoded = {p: {u.encode(): None if s is None else s.encode() for u, s in changed.items()} for p, changed in users.items()}
@@ -111,10 +111,6 @@ class Pipeline:
         self.embed(turns)
         self.drift(turns)
         return turns, users
-
-    def answer(self, batch: Batch, turns: Sequence[Turn]) -> list[Output]:
-        """Take the steps that rest on what was learned across users; no user's state is needed or changed."""
-        return self.publish(batch, turns, self.recommend(turns))
 
     def window(self, batch: Batch, states: States) -> tuple[list[Turn], Users]:
         """Put each event into its user's window; duplicates, and events too late to be told from them, teach nothing.

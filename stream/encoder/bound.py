@@ -32,12 +32,18 @@ class BoundRuns:
         most_tokens: int,
         device: Literal["cpu", "cuda"] = "cuda",
     ) -> None:
-        self._session, self._output, self._width, self._device = session, output, width, device
+        self._session, self._output, self._width, self._device, self._most = session, output, width, device, most_tokens
         # Nothing is padded, so that each attention mask is the beginning of these ones, which stay on the device.
         self._ones = onnxruntime.OrtValue.ortvalue_from_numpy(np.ones(most_tokens, np.int64), device, DEVICE)
 
     def __call__(self, batches: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """Return the rows of each of one or more `batches`, shape (texts, width)."""
+        """Return the rows of each of one or more `batches`, shape (texts, width).
+
+        Raises:
+            ValueError: one has more than `most_tokens`. ONNX Runtime would read what lies behind the mask.
+        """
+        if (largest := max(batch.size for batch in batches)) > self._most:
+            raise ValueError(f"a micro-batch of {largest} tokens, not {self._most} at most")
         id_starts = _starts([batch.size for batch in batches])
         row_starts = _starts([len(batch) * self._width for batch in batches])
         packed = np.zeros(id_starts[-1], np.int64)

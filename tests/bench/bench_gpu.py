@@ -1,6 +1,6 @@
 """How fast is the encoder on a GPU? Real queries, all different, nothing cached; ours in fp16 beside sentence-transformers in fp16.
 
-    python tests/bench/bench_gpu.py ../shared/data/bestbuy [--texts 4000]
+    python tests/bench/bench_gpu.py ../shared/data/bestbuy [--texts 3600]
 
 Where there is no GPU it says so and prints no line. Otherwise as tests/bench/bench_encoder.py, and the line also has the rate at which
 the card multiplies large matrices, measured in the same run (tests/bench/matrix_rate.py), and the share of it that the texts make:
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 from bench_encoder import encoder_side, queries
+from encoder_side import MODEL
 from side_by_side import parser, report, take_turns
-from stage import HERE, PEERS, REPOSITORY
+from stage import HERE, PEERS
 from tokenizers import Tokenizer
 
 from stream.encoder import Encoder
 from stream.encoder.session import count_gpus
 
-MODEL = REPOSITORY / "models/default"
 SIDES = ("ours-cuda", "sentence-transformers-cuda")
 COMPARED = 1000  # texts whose vectors are compared with fp32's, which a CPU computes
 
@@ -55,7 +55,7 @@ def mean_cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("data", type=Path)
-    options.add_argument("--texts", type=int, default=4000)
+    options.add_argument("--texts", type=int, default=3600)
     chosen = options.parse_args()
     if count_gpus() == 0:
         print("no GPU here: skipped", file=sys.stderr)

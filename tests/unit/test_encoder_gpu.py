@@ -28,8 +28,8 @@ from stream.pipeline import Pipeline
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
 from stream.recommend.recommender import Recommender
+from stream.replay.variant import MemoryStates
 from stream.settings import Settings
-from stream.state import UserState
 
 GPUS = count_gpus()
 VARIANTS = ("fp32", "int8", "fp16")
@@ -110,6 +110,21 @@ def test_the_vectors_of_a_call_outlive_the_next_one(session: onnxruntime.Inferen
         assert all(map(np.array_equal, first, kept))
 
 
+def test_several_threads_may_call_at_once(session: onnxruntime.InferenceSession, ids: list[np.ndarray]) -> None:
+    runs = bound(session)
+    calls = [[batch[:, ::-1].repeat(256 // batch.size, axis=0)] * 3 for batch in (*ids, ids[0] + 1)] * 20
+    expected = [bound(session)(call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        for found, right in zip(pool.map(runs, calls), expected, strict=True):
+            assert all(map(np.array_equal, found, right))
+
+
+def test_a_micro_batch_that_is_larger_than_agreed_is_refused(session: onnxruntime.InferenceSession) -> None:
+    runs = bound(session)
+    with pytest.raises(ValueError, match="260 tokens, not 256 at most"):
+        runs([np.ones((2, 5), np.int64), np.ones((52, 5), np.int64)])
+
+
 def test_after_a_run_that_failed_the_next_call_is_right(session: onnxruntime.InferenceSession, ids: list[np.ndarray]) -> None:
     runs = bound(session)
     expected = runs(ids)
@@ -126,19 +141,6 @@ def test_cudas_libraries_are_installed_for_the_cuda_that_onnx_runtime_was_built_
     assert done.stdout == ""  # it prints what it cannot load
 
 
-class States:
-    """Users' states between batches, in a dict."""
-
-    def __init__(self) -> None:
-        self.users: dict[str, UserState] = {}
-
-    def get(self, partition: int, user_id: str) -> UserState | None:
-        return self.users.get(user_id)
-
-    def keep(self, partition: int, states: dict[str, UserState]) -> None:
-        self.users.update(states)
-
-
 def answers(encoder: Encoder, queries: Sequence[str]) -> list[list[str]]:
     """Each query's items in a shop that sells the things, best first."""
     chosen = Settings()
@@ -152,7 +154,7 @@ def answers(encoder: Encoder, queries: Sequence[str]) -> list[list[str]]:
         body = {"event_id": f"e{number}", "user_id": f"u{number}", "timestamp": 1_767_225_600_000 + number, "query": query}
         record = BroadcastRecord("searches", 0, number, 0, f"u{number}".encode(), msgspec.json.encode(body))
         entries.append(Pipeline.decode_search(record))
-    outputs = pipeline.process(Batch(entries), States()).outputs
+    outputs = pipeline.process(Batch(entries), MemoryStates()).outputs
     found = [msgspec.json.decode(output.value or b"") for output in outputs if output.topic == "recommendations"]
     return [[item["item_id"] for item in answer["items"]] for answer in found]
 

@@ -16,11 +16,12 @@ from typer.testing import CliRunner, Result
 
 from stream.cli import app
 from stream.encoder import Encoder
+from stream.replay import run as replay_run
 from stream.replay.freshness import HOUR_MS
 from stream.replay.report import render
 from stream.replay.source import read_folder
 from stream.replay.variant import Variant
-from stream.settings import Settings, Topics
+from stream.settings import Model, Recommend, Settings, Topics
 
 USERS = [f"user-{n}" for n in range(40)]
 WORDS = ["garden hose", "red shoes", "blue shoe", "space game", "coffee grinder", "war game"]
@@ -121,6 +122,16 @@ def test_a_profile_brought_up_to_date_hourly_is_the_one_of_the_last_full_hour(fo
         before = [p for (u, t), p in fresh if u == user and t // HOUR_MS < time // HOUR_MS]
         assert (profile is None) if not before else np.array_equal(profile, before[-1])
     assert any(profile is not None for profile in profiles(HOUR_MS))
+
+
+def test_a_model_of_several_settings_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[dict[str, Any]] = []
+    monkeypatch.setattr(replay_run, "Encoder", lambda folder, **options: loaded.append(options) or Encoder(folder, **options))
+    one, other = Settings(), Settings(recommend=Recommend(count=3))
+    apart = Settings(model=Model(variant="fp32"))
+    encoders = replay_run.Encoders([one, other, apart])
+    assert encoders[one] is encoders[other] is not encoders[apart]
+    assert [options["variant"] for options in loaded] == ["auto", "fp32"]
 
 
 def test_parquet_gives_the_same_answers_as_json_lines(folder: Path, tmp_path: Path) -> None:
