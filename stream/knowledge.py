@@ -22,7 +22,7 @@ from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
-from stream.engine.store import StoreError, compact
+from stream.engine.store import MAKE_ROOM, StoreError, compact
 from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
@@ -172,6 +172,9 @@ class Knowledge:
 
         Only at a moment when all that is to be published is, and own contributions have been read back. Then the memory is exactly
         the sum of the topic up to those offsets, and each contribution counts once after a restart.
+
+        Raises:
+            StoreError: the disk is full, for example.
         """
         now = monotonic()
         if now - self._saved_at < SAVE_EVERY:
@@ -189,9 +192,15 @@ class Knowledge:
                 batch.put(key, value)
         positions = {"items": self._items.offsets, "memory": self._log.offsets}
         batch.put(POSITIONS, msgspec.msgpack.encode(positions))
-        self._disk.write(batch)
-        if None in changes.values():
-            compact(self._disk)  # a key is the text of a query, and a database of queries is small
+        try:
+            self._disk.write(batch)
+            if None in changes.values():
+                compact(self._disk)  # a key is the text of a query, and a database of queries is small
+        except Exception as error:  # rocksdict raises plain ones
+            raise StoreError(
+                f"{self._disk.path()} cannot be written: {error}. Nothing is lost: what is missing there is read from the topic "
+                f"after a restart. {MAKE_ROOM}"
+            ) from error
 
     def _merge(self, record: BroadcastRecord) -> None:
         if record.key == self._instance:

@@ -69,6 +69,7 @@ UNFINISHED = {KafkaError._STATE, KafkaError.CONCURRENT_TRANSACTIONS}
 # A transaction that is open for longer is aborted by the broker: what a worker that died in the middle of one delays its successor
 # by, at most. It is open only while a batch is being produced, after everything is computed.
 TRANSACTION_TIMEOUT_MS = 15_000
+BY_KEY = -1  # the partition of a record that goes where its key leads: librdkafka's RD_KAFKA_PARTITION_UA
 OFFSETS_TIMEOUT = 6.0  # seconds; a coordinator answers in milliseconds
 
 
@@ -254,16 +255,25 @@ class Checkpoint:
         for partition, states in work.states.items():
             last = len(states) - 1
             for place, (key, value) in enumerate(states.items()):
-                on_delivery = self._on_state if place == last else on_state
-                self._send(self._changelog, value, key, partition=partition, on_delivery=on_delivery)
-        for output in work.outputs:
-            self._send(output.topic, output.value, output.key, headers=output.headers, on_delivery=on_output)
+                self._insert(self._changelog, value, key, partition, self._on_state if place == last else on_state)
+        for topic, key, value, headers in work.outputs:
+            self._insert(topic, value, key, BY_KEY, on_output, headers)
 
-    def _send(self, topic: str, value: bytes | None, key: bytes | None, **options: Any) -> None:
+    def _insert(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        report: Callable[[KafkaError | None, Message], None] | None,
+        headers: Headers | None = None,
+    ) -> None:
+        # By position: to pass a dozen keywords on costs more than the call itself, and this is done for every record.
         while True:
             try:
-                self._producer.produce(topic, value, key, **options)
-                return
+                if headers is None:
+                    return self._producer.produce(topic, value, key, partition, report)
+                return self._producer.produce(topic, value, key, partition, report, headers=headers)
             except BufferError:  # more than the producer holds: wait until the broker has taken some
                 self._producer.poll(0.1)
 

@@ -7,7 +7,7 @@ done, and what crashes is done again. So a batch may take about so long, and wha
 from __future__ import annotations
 
 FIRST = 1024  # events, before anything has been measured
-STEP = 2.0  # that the limit may change by, up or down, after one batch
+STEP = 4.0  # that the limit may change by, up or down, after one batch
 
 
 class Pace:

@@ -23,10 +23,8 @@ from faust.tables.manager import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 
+from stream.engine.store import UNLOGGED
 from stream.engine.transport import Recovered, stable_offsets
-
-UNLOGGED = rocksdict.WriteOptions()
-UNLOGGED.disable_wal = True
 
 
 class RecoveryError(Exception):
@@ -194,10 +192,9 @@ def _trusted_offset(tp: TP, store: Store, end: int) -> int:
 
 @contextmanager
 def _loading(databases: Sequence[rocksdict.Rdict]) -> Iterator[None]:
-    """Let databases take much at once: with no log of their own, since the changelog is one, and not compacted until the end.
+    """Let databases take much at once: they are not compacted until the end, and then have all of it in files.
 
-    What has not been logged has to be in files before anything that has follows: after a crash the latter alone would come back.
-    Erasures are in files then too, as `erasing` in engine/store.py wants it.
+    A crash soon after does not have to read it again then, and erasures are in files, as `erasing` in engine/store.py wants it.
     """
     for database in databases:
         database.set_options({"disable_auto_compactions": "true"})

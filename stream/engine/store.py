@@ -1,7 +1,8 @@
 """Users' states in the Faust table's RocksDB, with the ones in use kept decoded in memory.
 
 Faust opens, closes and recovers the table's databases, one per partition. Writing is ours: one WriteBatch per checkpoint and partition,
-in which the changelog offset that it stands for is stored too, so that a restart replays exactly what is missing.
+in which the changelog offset that it stands for is stored too, so that a restart replays exactly what is missing. RocksDB keeps no log
+of its own (`UNLOGGED`): after a crash a database stands where its files end, states and offset alike, and the changelog has the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from stream.engine.folder import ADVICE
 
 S = TypeVar("S")
 
+# Of every write to a table's databases: after a crash a write that is logged would come back alone.
+UNLOGGED = rocksdict.WriteOptions()
+UNLOGGED.disable_wal = True
+MAKE_ROOM = "Make room on the disk, or set DRIFTSTREAM_ENGINE__STATE_FOLDER to another one"
 BLOOM_BITS = 10  # a key; 1 % of the lookups of absent keys then read a block in vain
 
 
@@ -29,7 +34,7 @@ def erasing(options: rocksdict.Options) -> rocksdict.Options:
     """Let RocksDB compact every file with a deletion in it at once, so that what was deleted is gone from the disk.
 
     By itself it keeps the old bytes until enough has been written over them, which may be never. Add a `flush` after deleting: a
-    deletion comes into a file, and out of the write-ahead log, only then. What may be left is the key alone: of a deletion in a file
+    deletion comes into a file, and out of a write-ahead log, only then. What may be left is the key alone: of a deletion in a file
     that overlaps with no other, until `compact`; and in the MANIFEST, where a file begins or ends with it, until the next start.
     """
     options.add_compact_on_deletion_collector_factory(128, 1, 0.0)  # one deletion among 128 entries is enough
@@ -149,13 +154,13 @@ class StateStore(Generic[S]):
         batch.put(Store.offset_key, str(changelog_offset).encode())
         try:
             database = self._store._db_for_partition(partition)
-            database.write(batch)
+            database.write(batch, UNLOGGED)
             if None in states.values():
                 database.flush()
         except Exception as error:  # rocksdict raises plain ones
             raise StoreError(
                 f"{self._store.partition_path(partition)} cannot be written: {error}. Nothing is lost: what is missing there is read "
-                "from the changelog after a restart. Make room on the disk, or set DRIFTSTREAM_ENGINE__STATE_FOLDER to another one"
+                f"from the changelog after a restart. {MAKE_ROOM}"
             ) from error
 
     def forget(self) -> None:

@@ -120,10 +120,10 @@ def tell(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]
 
 def test_the_agent_is_given_batches_as_large_as_their_time_allows(tell: Any) -> None:
     async def story(world: World) -> None:
-        world.app.pace = Pace(target=0.2, most=8)
-        world.seconds_an_event = 0.1
-        world.intake.put(CLICKS, [record(offset) for offset in range(14)])
-        for taken in (8, 4, 2):
+        world.app.pace = Pace(target=0.1, most=16)
+        world.seconds_an_event = 0.05
+        world.intake.put(CLICKS, [record(offset) for offset in range(21)])
+        for taken in (16, 4, 1):
             batch = await anext(Batches(world.app))
             assert len(batch.entries) == taken
             await world.app._answer(batch)

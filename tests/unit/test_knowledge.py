@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+from full_disk import largest_file
 
 from stream import knowledge
 from stream.encoder import Encoder
 from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.embedded_broker import EmbeddedBroker
+from stream.engine.store import StoreError
 from stream.knowledge import Knowledge
 from stream.settings import Broker, Engine, Settings, Topics
 
@@ -88,3 +90,13 @@ def test_dead_letters_of_items_go_out_once_and_again_only_where_their_batch_came
     assert found.outputs() == letters[1]
     found.published()
     assert found.outputs() == []
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do(world: tuple[Settings, Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knowledge, "SAVE_EVERY", 0.0)
+    found = new_knowledge(world)
+    publish(world[0], learn(found, "i" * 20_000))
+    found.published()
+    found.refresh()
+    with largest_file(16_384), pytest.raises(StoreError, match=r"knowledge cannot be written: .*Make room on the disk"):
+        found.settle()

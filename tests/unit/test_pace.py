@@ -46,10 +46,12 @@ def test_batches_of_the_little_that_there_is_change_nothing(batches: list[tuple[
     assert pace.limit == FIRST
 
 
-def test_one_slow_batch_halves_the_next_at_most() -> None:
+def test_one_batch_changes_the_next_by_a_factor_of_four_at_most() -> None:
     pace = Pace(target=1.0, most=10_000)
     pace.took(FIRST, 600.0)
-    assert pace.limit == FIRST // 2
+    assert pace.limit == FIRST // 4
+    pace.took(FIRST // 4, 0.001)
+    assert pace.limit == FIRST
 
 
 @pytest.mark.parametrize("most", [1, 16])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import rocksdict
+from faust.stores.rocksdb import Store
+from full_disk import largest_file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.engine.store import StateStore, TableOptions
+from stream.engine.store import StateStore, StoreError, TableOptions
 
 USERS = ["ada", "bea", "cem"]
 batches = st.lists(
@@ -89,3 +97,40 @@ def test_the_databases_of_all_partitions_together_keep_to_their_memory(tmp_path:
     assert memory / 4 < used.pop() <= memory * 1.1
     for database in databases:
         database.close()
+
+
+def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    store: StateStore[bytes] = StateStore(disk, bytes, capacity=0)  # type: ignore[arg-type]
+    store.write(0, {b"ada": bytes(range(256)) * 8_000}, 1)
+    with largest_file(16_384), pytest.raises(StoreError, match=f"{tmp_path} cannot be written: .*Make room on the disk"):
+        with suppress(Exception):
+            disk._db_for_partition(0).flush()  # as RocksDB does by itself, later, when memory is short
+        store.write(0, {b"ada": b"2"}, 2)
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from test_store import USERS, Disk
+from stream.engine.store import StateStore
+disk, written, in_files, how = Disk(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+store = StateStore(disk, bytes, capacity=0)
+for number in range(1, written + 1):
+    store.write(0, {user.encode(): b"%d" % number for user in USERS}, number)
+    if number == in_files:
+        disk._db_for_partition(0).flush()
+if how:
+    os.kill(os.getpid(), how)
+"""
+
+
+@pytest.mark.parametrize(("how", "stands_for"), [(signal.SIGKILL, 3), (0, 5)])
+def test_after_a_crash_states_and_their_offset_are_of_one_earlier_moment(tmp_path: Path, how: int, stands_for: int) -> None:
+    arguments = [str(tmp_path), "5", "3", str(int(how))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", DYING, *arguments], env=environment, check=False)
+    assert ended.returncode == -how
+    database = Disk(tmp_path)._db_for_partition(0)
+    assert database.get(Store.offset_key) == b"%d" % stands_for
+    assert {database.get(user.encode()) for user in USERS} == {b"%d" % stands_for}
