@@ -256,8 +256,8 @@ class Checkpoint:
             last = len(states) - 1
             for place, (key, value) in enumerate(states.items()):
                 self._insert(self._changelog, value, key, partition, self._on_state if place == last else on_state)
-        for topic, key, value, headers in work.outputs:
-            self._insert(topic, value, key, BY_KEY, on_output, headers)
+        for output in work.outputs:
+            self._insert(output.topic, output.value, output.key, BY_KEY, on_output, output.headers)
 
     def _insert(
         self,
@@ -272,8 +272,10 @@ class Checkpoint:
         while True:
             try:
                 if headers is None:
-                    return self._producer.produce(topic, value, key, partition, report)
-                return self._producer.produce(topic, value, key, partition, report, headers=headers)
+                    self._producer.produce(topic, value, key, partition, report)
+                else:
+                    self._producer.produce(topic, value, key, partition, report, headers=headers)
+                return
             except BufferError:  # more than the producer holds: wait until the broker has taken some
                 self._producer.poll(0.1)
 
