@@ -1,8 +1,8 @@
 """What is kept of a user, and its binary form.
 
 Layout, little-endian: a version byte, the header, the drift detector's numbers, W (K float64), S (K·d float32), the detector's
-sums, the window. The version says which detector: 1 the one set by hand, whose sums are short and long (d float16 each); 2 a learned
-one, whose sums are k·m float32. Vectors of two models never mix: the header names the model, and the vectors of another are not read.
+sums, the window. The version says which detector: 1 the one set by hand, whose sums are 2·d float16; 2 a learned one, whose sums
+are k·m float32. Vectors of two models never mix: the header names the model, and the vectors of another are not read.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def decode(data: bytes) -> UserState:
         sums = np.frombuffer(data, np.float32, scales * dimension, at).reshape(scales, dimension).copy()
         at += sums.nbytes
         if isinstance(drift, DriftDetector):
-            drift.short = np.frombuffer(data, np.float16, dimension, at).copy()
-            drift.long = np.frombuffer(data, np.float16, dimension, at + drift.short.nbytes).copy()
-            at += 2 * drift.short.nbytes
+            halves = np.frombuffer(data, np.float16, drift.sums.size, at).reshape(drift.sums.shape)
+            drift.sums[:] = halves
+            at += halves.nbytes
         else:
             drift.sums = np.frombuffer(data, np.float32, drift.sums.size, at).reshape(drift.sums.shape).copy()
             at += drift.sums.nbytes
@@ -124,7 +124,7 @@ def _encode_drift(drift: DriftState) -> tuple[int, bytes, bytes]:
         min(drift.count, 255),
         state,
     )
-    return HAND_SET, numbers, drift.short.tobytes() + drift.long.tobytes()
+    return HAND_SET, numbers, drift.sums.astype(np.float16).tobytes()
 
 
 def _decode_drift(version: int, data: bytes, dimension: int) -> tuple[DriftDetector | LearnedDrift, int]:
