@@ -15,6 +15,7 @@ from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.events import Click, RecommendedItem
 from stream.pipeline import Pipeline, Turn, occasion
+from stream.profile import Vector
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.features import Features, Occasion
 from stream.recommend.memory import Memory
@@ -32,7 +33,7 @@ class Examples:
     """Answers of which the user's next click is known.
 
     Attributes:
-        features: (len(FEATURES), examples, items), as the ranker gets them.
+        features: (len(FEATURES), examples, items), as the ranker gets them; but 0 for the profile, which `profiles` tells in parts.
         profiles: (time scales, examples, items), similarity to the profile of each time scale; 0 where there is none.
         next_item: (examples,), the column of the item that was clicked next.
         after_click: (examples,), whether a click was answered.
@@ -102,7 +103,7 @@ class Occasions:
                 if event.learn and event.clicked is not None:
                     memory.learn(event.time, event.clicked, event.query, event.previous[: settings.previous_clicks])
                 if place in wanted:
-                    features.note(event)
+                    features.note(event._replace(profile=None))
                     noted += 1
             if noted:
                 yield features.table().astype(np.float32)
@@ -133,6 +134,9 @@ class _Watched(Pipeline):
     def __init__(self, settings: Settings, encoder: Encoder, recommender: Recommender) -> None:
         super().__init__(settings, encoder, recommender)
         self.occasions: list[Occasion] = []
+
+    def interests(self, profiles: Vector) -> Vector:
+        return profiles  # by time scale: their shares are still to be learned
 
     def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
         self.occasions += map(occasion, turns)

@@ -23,7 +23,7 @@ from stream.events import Click, DriftLevel, RecommendedItem, State
 from stream.learned_drift import LearnedDetector
 from stream.profile import Vector, add_to_each
 from stream.publish import dead_letter, drift_change, erasure, recommendation
-from stream.recommend.features import Occasion
+from stream.recommend.features import Occasion, mean_profiles
 from stream.recommend.recommender import Recommender
 from stream.rounds import rounds, together
 from stream.settings import Settings
@@ -59,7 +59,7 @@ class Turn:
     previous: list[str]  # items clicked before, latest first
     vector: Vector | None = None  # its query's or its item's, where profile and drift are to take it in
     query_vector: Vector | None = None
-    profile: Vector | None = None  # means per time scale after the event, (K, d)
+    profile: Vector | None = None  # after the event, (d,)
     before: State = "stable"
     drift: DriftLevel | None = None
     answered: bool = True
@@ -172,12 +172,16 @@ class Pipeline:
                 [0.0 if turn.vector is None else weights[turn.clicked is None] for turn in some],
                 settings.half_lives_ms,
             )
-            for turn, mean in zip(some, means, strict=True):
-                turn.profile = mean if turn.user.profile.known else None
+            for turn, interest in zip(some, self.interests(means), strict=True):
+                turn.profile = interest if turn.user.profile.known else None
         steps = [Step(turn.user.drift, turn.vector, None if turn.clicked is None else self._item(turn.clicked)) for turn in turns]
         levels = self.detector.watch(steps, self.catalogue.centre)
         for turn, (before, level) in zip(turns, levels, strict=True):
             turn.before, turn.drift = before, level
+
+    def interests(self, profiles: Vector) -> Vector:
+        """Return what the recommender has to know of profiles (n, K, d): their means over the time scales, (n, d)."""
+        return mean_profiles(profiles, self.recommender.settings)
 
     def recommend(self, turns: Sequence[Turn]) -> list[list[RecommendedItem] | None]:
         """Choose items for every event that is to be answered."""

@@ -31,7 +31,7 @@ class Occasion(NamedTuple):
         query: the search's or the click's query, or the user's last one where it is recent; None where there is none.
         query_vector: (d,), unit length: the encoding of `query`; None where there is none.
         previous: the user's recently clicked items before this event, latest first.
-        profile: (K, d): the user's mean vector at each half-life; None where nothing is known.
+        profile: (d,): what `mean_profiles` makes of the user's mean vectors; None where nothing is known.
         learn: whether it is learned from: not where it is a duplicate.
         answer: whether it is answered: not where a newer event of the user will be.
     """
@@ -57,21 +57,24 @@ def note_clicks(clicks: Evidence, event: int, occasion: Occasion, memory: Memory
         clicks.add(line + FOLLOWED, memory.after_items(recent, time))
 
 
-def mean_profiles(profiles: Sequence[Vector], settings: Recommend) -> Vector:
-    """Return the mean of each profile (K, d) over its time scales, each with its share: (profiles, d).
+def mean_profiles(profiles: Vector, settings: Recommend) -> Vector:
+    """Return the mean of each profile over its time scales, each with its share: (profiles, d).
+
+    Args:
+        profiles: (profiles, K, d).
+        settings: with the shares.
 
     Raises:
         ValueError: the settings have shares for another number of time scales.
     """
-    stacked = together(profiles)
-    scales = stacked.shape[1]
+    scales = profiles.shape[1]
     given = np.array(settings.profile_shares or [1.0] * scales)
     if len(given) != scales or given.sum() <= 0.0:
         raise ValueError(f"recommend.profile_shares: {scales} are needed, not all 0, as there are profile.half_lives_days")
     shares = (given / given.sum()).astype(np.float32)
-    mean: Vector = shares[0] * stacked[:, 0]
+    mean: Vector = shares[0] * profiles[:, 0]
     for scale in range(1, scales):  # one after the other, for each event alike
-        mean += shares[scale] * stacked[:, scale]
+        mean += shares[scale] * profiles[:, scale]
     return mean
 
 
@@ -137,7 +140,7 @@ class Features:
         events = [event for event, profile in enumerate(self._profiles) if profile is not None]
         profiles = [profile for profile in self._profiles if profile is not None]
         if profiles:
-            table[PROFILE, events] = self.catalogue.similarities(mean_profiles(profiles, self.settings))
+            table[PROFILE, events] = self.catalogue.similarities(together(profiles))
 
 
 class _Texts:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stream.recommend.catalogue import Catalogue, Large
 from stream.recommend.clicks import Evidence
-from stream.recommend.features import Occasion, mean_profiles, note_clicks
+from stream.recommend.features import Occasion, note_clicks
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.popular import Popular
 from stream.recommend.ranker import COVERAGE, FEATURES, POPULAR, PROFILE, TEXT, Floats
@@ -125,11 +125,7 @@ class Shortlist:
         assert large is not None
         count, height = len(self._noted), len(self.catalogue.ids)
         texts = self._stacked({event: o.query_vector for event, o in enumerate(self._noted) if o.query_vector is not None})
-        known = [event for event, occasion in enumerate(self._noted) if occasion.profile is not None]
-        profiles = np.zeros_like(texts)
-        if known:
-            given = [occasion.profile for occasion in self._noted if occasion.profile is not None]
-            profiles[known] = mean_profiles(given, self.settings)
+        profiles = self._stacked({event: o.profile for event, o in enumerate(self._noted) if o.profile is not None})
         sides = np.stack([on_grid(texts), on_grid(profiles)], axis=1)
         found = self._by_query(large, sides[:, 0])
         lines, cells, masses = self._evidence()

@@ -64,7 +64,7 @@ class Room(NamedTuple):
     """Memory that a fork of this process shares: vectors on their way to it, and what it has chosen on the way back.
 
     Attributes:
-        profiles: after each event that has one, in order, (events, K, d).
+        profiles: after each event that has one, in order, (events, d).
         queries: one vector of each query, (events, d).
         rows, scores, reasons: as in `Choices`, (events · items of an answer,).
     """
@@ -101,7 +101,7 @@ class Asked(NamedTuple):
         known = np.array([o.profile is not None for o in occasions], np.bool_)
         if known.any():
             profiles = [o.profile for o in occasions if o.profile is not None]
-            np.concatenate(profiles, out=room.profiles[: len(profiles)].reshape(-1, room.profiles.shape[2]))
+            np.concatenate(profiles, out=room.profiles[: len(profiles)].reshape(-1))
         queries = np.full(len(occasions), -1, np.int32)
         rows: dict[int, int] = {}  # of a vector, by its identity: a batch has one for each query
         for place, o in enumerate(occasions):
@@ -157,8 +157,8 @@ class Variant:
         """Make room for what belongs to so many events."""
         scales, dimension = len(self.settings.profile.half_lives_days), self.encoder.dimension
         items = events * self.settings.recommend.count
-        vectors = _shared(np.float32, events, scales, dimension), _shared(np.float32, events, dimension)
-        return Room(*vectors, _shared(np.intp, items), _shared(np.float64, items), _shared(np.int64, items))
+        profiles, queries = (_shared(np.float32, events, self.encoder.dimension) for _ in range(2))
+        return Room(profiles, queries, _shared(np.intp, items), _shared(np.float64, items), _shared(np.int64, items))
 
     def follow(self, entries: Sequence[Entry], room: Room) -> tuple[list[Turn], Asked]:
         """Bring the users' states up to date with the next entries; return the events, and what `recommend` needs to know of them.

@@ -145,7 +145,7 @@ def test_nineteen_of_twenty_recommended_items_are_those_of_the_whole_catalogue_s
         vector /= np.linalg.norm(vector)
         query = " ".join(titles[item].split()[: random.integers(1, 4)])
         vector = asked.setdefault(query, vector)
-        profile = np.repeat(vectors[None, int(size * random.random() ** 3)] * np.float32(0.7), 3, axis=0)
+        profile = vectors[int(size * random.random() ** 3)] * np.float32(0.7)
         clicked = f"i{item}" if step % 2 else None
         events.append(Occasion(T + step * 1000, clicked, query, vector, (), profile))
     pairs = list(zip(ours.process(events), theirs.process(events), strict=True))[100:]

@@ -21,7 +21,7 @@ from stream.pipeline import Pipeline
 from stream.recommend.catalogue import Catalogue, item_text
 from stream.recommend.memory import Memory
 from stream.recommend.recommender import Recommender
-from stream.settings import Settings
+from stream.settings import Recommend, Settings
 from stream.state import UserState, decode
 
 BEGIN = 1_767_225_600_000
@@ -95,12 +95,15 @@ def encoder(tiny_model: Path) -> Encoder:
     return Encoder(tiny_model, device="cpu", threads=1)
 
 
-def run(encoder: Encoder, events: list[Event | Reject], cuts: list[int], written: bool) -> tuple[list[Output], dict[str, bytes]]:
-    chosen = Settings()
+def made_of(encoder: Encoder, chosen: Recommend) -> Pipeline:
     catalogue = Catalogue(encoder.dimension)
     for item, vector in zip(ITEMS, encoder.encode([item_text(item) for item in ITEMS]), strict=True):
         catalogue.put(item, vector)
-    pipeline = Pipeline(chosen, encoder, Recommender(catalogue, Memory(chosen.recommend), chosen.recommend))
+    return Pipeline(Settings(), encoder, Recommender(catalogue, Memory(chosen), chosen))
+
+
+def run(encoder: Encoder, events: list[Event | Reject], cuts: list[int], written: bool) -> tuple[list[Output], dict[str, bytes]]:
+    pipeline = made_of(encoder, Recommend())
     states, outputs = States(written), []
     places = sorted({0, *(cut % (len(events) + 1) for cut in cuts), len(events)})
     for begin, end in zip(places, places[1:], strict=False):
@@ -144,6 +147,16 @@ def test_a_profile_is_that_of_a_recomputation_whatever_the_order_of_arrival_and_
         assert profile.time == newest
         assert np.allclose(profile.weights, fades.sum(axis=0), rtol=1e-9)
         assert np.allclose(profile.sums, expected, atol=1e-5)
+
+
+def test_a_profile_counts_each_time_scale_by_the_recommenders_shares(encoder: Encoder) -> None:
+    events = entries([Happening(0, 0, None, "shoes", None), Happening(0, 30, None, "war", None)])
+    for scale, shares in enumerate(np.eye(3).tolist()):
+        pipeline, states = made_of(encoder, Recommend(profile_shares=shares)), States(written=False)
+        turns, _ = pipeline.follow(Batch(events), states)
+        means = turns[-1].user.profile.means()
+        assert means is not None
+        np.testing.assert_array_equal(turns[-1].profile, means[scale])
 
 
 def vector(encoder: Encoder, event: Event) -> np.ndarray | None:

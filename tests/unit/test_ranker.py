@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stream.events import Item
 from stream.recommend.catalogue import Catalogue
-from stream.recommend.features import Occasion
+from stream.recommend.features import Occasion, mean_profiles
 from stream.recommend.memory import DAY, Memory
 from stream.recommend.ranker import FEATURES, Ranker, best_rows, reasons, strongest
 from stream.recommend.recommender import Recommender
@@ -51,7 +51,7 @@ def search(query: str, time: int = T, **rest) -> Occasion:
 def occasions(draw):
     query = draw(st.sampled_from([None, "", "red fox", "redfox 1", "bleu castle", "castle", "unheard of", "?"]))
     seed = draw(st.integers(0, 3))
-    profile = np.random.default_rng(seed).standard_normal((3, D)).astype(np.float32) / 4 if seed else None
+    profile = np.random.default_rng(seed).standard_normal(D).astype(np.float32) / 4 if seed else None
     return Occasion(
         time=T + draw(st.integers(0, 40 * DAY)),
         clicked=draw(st.sampled_from([None, None, "i0", "i1", "i2", "i30", "unknown"])),
@@ -166,19 +166,20 @@ def test_an_item_that_people_click_again_may_be_shown_again():
 
 
 def test_a_profile_decides_between_items_when_nothing_else_does():
-    profile = np.stack([unit(TITLES[11])] * 3)
-    [items] = recommender().process([Occasion(T, profile=profile)])
+    [items] = recommender().process([Occasion(T, profile=unit(TITLES[11]))])
     assert items is not None
     assert (items[0].item_id, items[0].reasons) == ("i11", ["profile"])
 
 
 def test_a_time_scale_counts_as_much_as_its_share():
-    short, long = np.stack([unit(TITLES[11]), unit(TITLES[20])]), np.stack([unit(TITLES[20]), unit(TITLES[11])])
-    for shares in ([1.0, 0.0], [3.0, 1.0]):
-        assert answer(recommender(profile_shares=shares), Occasion(T, profile=short))[0] == "i11"
-        assert answer(recommender(profile_shares=shares), Occasion(T, profile=long))[0] == "i20"
-    with pytest.raises(ValueError, match="profile_shares"):
-        recommender(profile_shares=[1.0]).process([Occasion(T, profile=short)])
+    one, other = unit(TITLES[11]), unit(TITLES[20])
+    profiles = np.stack([[one, other], [other, one]])  # of two users: short, then long
+    for shares, share in (([], 0.5), ([1.0, 0.0], 1.0), ([3.0, 1.0], 0.75)):
+        means = mean_profiles(profiles, Recommend(profile_shares=shares))
+        np.testing.assert_allclose(means, [share * one + (1 - share) * other, share * other + (1 - share) * one], atol=1e-6)
+    for shares in ([1.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="profile_shares"):
+            mean_profiles(profiles, Recommend(profile_shares=shares))
 
 
 def test_a_new_item_is_recommended_by_its_text_the_moment_it_arrives():
