@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.decode import Event
 from stream.drift import STATES
-from stream.engine.checkpoint import Output
 from stream.events import Click, DriftLevel
+from stream.recommend.catalogue import Catalogue
+from stream.recommend.recommender import Choices
 from stream.replay.clicks import Clicks
-
-
-class _Trigger(msgspec.Struct):
-    event_id: str
-
-
-class _Item(msgspec.Struct, gc=False):
-    item_id: str
-
-
-class _Recommendation(msgspec.Struct):
-    """What is judged of a recommendation; the rest is passed over unread."""
-
-    user_id: str
-    timestamp: int
-    trigger: _Trigger
-    items: list[_Item]
-    drift: DriftLevel
-
-
-_recommendation = msgspec.json.Decoder(_Recommendation)
-
-
-class _Answer(NamedTuple):
-    time: int
-    event_id: str
-    row: int
 
 
 class Ledger:
@@ -53,49 +26,67 @@ class Ledger:
         ranks: for each click the place of its item in that recommendation, from 1; 0 where it is not in it, (clicks,).
         answered: whether there was a recommendation with items at all, (clicks,).
         states: the user's drift state in that recommendation, an index into `STATES`, (clicks,).
+        event_ids: of the event that each recommendation answers.
+        items: once closed, the number of each recommended item, best first, −1 where a list is shorter: (recommendations, width).
+        item_ids: once closed, the recommended items by number.
+
+    Args:
+        clicks: to judge.
+        catalogue: of which items are chosen; it stays as it is.
+        width: how many items a recommendation has at most.
     """
 
-    def __init__(self, clicks: Clicks, topic: str, width: int) -> None:
+    def __init__(self, clicks: Clicks, catalogue: Catalogue, width: int) -> None:
         self._clicks = clicks.events
-        self.topic = topic
+        self._catalogue = catalogue
+        self._width = width
         self._next = 0  # the first click that is not judged yet
-        self._answers: dict[str, list[_Answer]] = {}
+        self._answers: dict[str, list[int]] = {}  # of each user, by number
         self.ranks = np.zeros(len(clicks), np.int32)
         self.answered = np.zeros(len(clicks), np.bool_)
         self.states = np.zeros(len(clicks), np.int8)
-        self._width = width
         self._user_numbers: dict[str, int] = {}
-        self._item_numbers: dict[str, int] = {}
         self._times, self._users, self._states = array("q"), array("l"), array("b")
-        self._scores, self._items = array("d"), array("i")
+        self._scores, self._rows = array("d"), array("i")
         self.event_ids: list[str] = []
+        self.items = np.zeros((0, width), np.int32)
+        self.item_ids: list[str] = []
 
-    def take(self, outputs: Iterable[Output]) -> None:
-        """Note the recommendations among a batch's outputs, and judge the clicks before the last of them."""
-        time = None
-        for output in outputs:
-            if output.topic == self.topic and output.value is not None:
-                answer = _recommendation.decode(output.value)
-                self._note(answer)
-                time = answer.timestamp
-        if time is not None:
-            self._judge(time)
+    def take(self, events: Sequence[Event], levels: Sequence[DriftLevel], chosen: Choices) -> None:
+        """Note the recommendations that answer some events, and judge the clicks before the last of them.
+
+        Args:
+            events: that are answered, in their order.
+            levels: the user's drift at each.
+            chosen: the items for each.
+        """
+        if not events:
+            return
+        rows = np.full((len(events), self._width), -1, np.int32)
+        rows[np.arange(self._width) < chosen.counts[:, None]] = chosen.rows
+        self._rows.frombytes(rows.tobytes())
+        self._times.extend([event.time for event in events])
+        self._states.extend([STATES.index(level.state) for level in levels])
+        self._scores.extend([level.score for level in levels])
+        for number, event in enumerate(events, len(self.event_ids)):
+            user_id = event.behaviour.user_id
+            self._answers.setdefault(user_id, []).append(number)
+            self._users.append(self._user_numbers.setdefault(user_id, len(self._user_numbers)))
+        self.event_ids += [event.behaviour.event_id for event in events]
+        self._judge(events[-1].time)
 
     def close(self) -> None:
-        """Judge the clicks that are left: nothing more comes."""
+        """Judge the clicks that are left, as nothing more comes, and give the items that were recommended numbers."""
         self._judge(None)
-
-    def _note(self, answer: _Recommendation) -> None:
-        row = _Answer(answer.timestamp, answer.trigger.event_id, len(self.event_ids))
-        self._answers.setdefault(answer.user_id, []).append(row)
-        numbers = self._item_numbers
-        items = [numbers.setdefault(item.item_id, len(numbers)) for item in answer.items]
-        self._items.extend(items + [-1] * (self._width - len(items)))
-        self._times.append(answer.timestamp)
-        self._users.append(self._user_numbers.setdefault(answer.user_id, len(self._user_numbers)))
-        self._states.append(STATES.index(answer.drift.state))
-        self._scores.append(answer.drift.score)
-        self.event_ids.append(answer.trigger.event_id)
+        ids = self._catalogue.ids
+        rows = np.frombuffer(self._rows, np.int32).reshape(-1, self._width)
+        shown = np.zeros(len(ids) + 1, np.bool_)  # the last is what −1 means
+        shown[rows] = True
+        shown[-1] = False
+        self.item_ids = [ids[row] or "" for row in np.flatnonzero(shown).tolist()]
+        numbers = shown.cumsum(dtype=np.int32) - 1
+        numbers[-1] = -1
+        self.items = numbers[rows]
 
     def _judge(self, before: int | None) -> None:
         """Judge the clicks of earlier times than `before`: no recommendation that counts for them can come any more."""
@@ -104,27 +95,30 @@ class Ledger:
             click = clicks[self._next].behaviour
             assert isinstance(click, Click)
             answers = self._answers.get(click.user_id, [])
-            found = _latest(answers, clicks[self._next].time, click.event_id)
+            found = self._latest(answers, clicks[self._next].time, click.event_id)
             if found is not None:
-                row = answers[found].row
-                items = self._items[row * self._width : (row + 1) * self._width]
-                self.answered[self._next] = items[0] >= 0
-                self.states[self._next] = self._states[row]
-                number = self._item_numbers.get(click.item_id)
-                if number is not None and number in items:
-                    self.ranks[self._next] = items.index(number) + 1
-                _forget(answers, found)
+                answer = answers[found]
+                rows = self._rows[answer * self._width : (answer + 1) * self._width]
+                self.answered[self._next] = rows[0] >= 0
+                self.states[self._next] = self._states[answer]
+                row = self._catalogue.rows.get(click.item_id)
+                if row is not None and row in rows:
+                    self.ranks[self._next] = rows.index(row) + 1
+                self._forget(answers, found)
             self._next += 1
 
-    @property
-    def items(self) -> NDArray[np.int32]:
-        """Return the number of each recommended item, best first, −1 where a list is shorter: (recommendations, width)."""
-        return np.frombuffer(self._items, np.int32).reshape(-1, self._width)
+    def _latest(self, answers: Sequence[int], time: int, event_id: str) -> int | None:
+        for place in range(len(answers) - 1, -1, -1):
+            if self._times[answers[place]] <= time and self.event_ids[answers[place]] != event_id:
+                return place
+        return None
 
-    @property
-    def item_ids(self) -> list[str]:
-        """Return the items by number."""
-        return list(self._item_numbers)
+    def _forget(self, answers: list[int], found: int) -> None:
+        """Drop what no later click can be judged by: all before the latest two that different events triggered."""
+        for place in range(found - 1, -1, -1):
+            if self.event_ids[answers[place]] != self.event_ids[answers[found]]:
+                del answers[:place]
+                return
 
     @property
     def user_numbers(self) -> Mapping[str, int]:
@@ -150,18 +144,3 @@ class Ledger:
     def drift_states(self) -> NDArray[np.int8]:
         """Return the drift state in each recommendation, an index into `STATES`."""
         return np.frombuffer(self._states, np.int8)
-
-
-def _latest(answers: Sequence[_Answer], time: int, event_id: str) -> int | None:
-    for place in range(len(answers) - 1, -1, -1):
-        if answers[place].time <= time and answers[place].event_id != event_id:
-            return place
-    return None
-
-
-def _forget(answers: list[_Answer], found: int) -> None:
-    """Drop what no later click can be judged by: all before the latest two that different events triggered."""
-    for place in range(found - 1, -1, -1):
-        if answers[place].event_id != answers[found].event_id:
-            del answers[:place]
-            return

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.decode import Entry, Erasure, Event
-from stream.engine.checkpoint import Output
 from stream.pipeline import Turn
-from stream.replay.variant import Asked, Room, Variant
+from stream.replay.variant import Asked, Published, Room, Variant
 
 BATCH_SIZE = 1024  # entries, at most: the second process soon has something to do, and is soon done after the first
 AHEAD = 8192  # entries, at most, whose texts are encoded together: full micro-batches of every length
@@ -28,7 +27,7 @@ IN_FLIGHT = 16  # batches that the second process may be behind: longer than it 
 
 def replay(
     variants: Sequence[Variant], entries: Sequence[Entry], batches: Iterable[slice] | None = None
-) -> Iterator[tuple[int, list[list[Output]]]]:
+) -> Iterator[tuple[int, list[Published]]]:
     """Let all variants answer the events in one pass, batch by batch.
 
     Texts are encoded ahead, in full micro-batches: a text's vector does not depend on time. A batch ends where a user is erased, as
@@ -40,13 +39,13 @@ def replay(
         batches: consecutive parts of them, at most of `batch_size` of the first variant; if not given, of that size.
 
     Yields:
-        How many entries have been answered, and the outputs of each variant for the last batch of them.
+        How many entries have been answered, and what each variant published for the last batch of them; to be read at once.
     """
     size = batch_size(variants[0])
     batches = batches or (slice(start, min(start + size, len(entries))) for start in range(0, len(entries), size))
     rooms = [[variant.room(size) for variant in variants] for _ in range(IN_FLIGHT + 1)]
 
-    def outputs(batch: _Behind) -> tuple[int, list[list[Output]]]:
+    def published(batch: _Behind) -> tuple[int, list[Published]]:
         told = zip(variants, batch.turns, batch.counts.result(), rooms[batch.place], strict=True)
         return batch.part.stop, [v.publish(entries[batch.part], turns, counts, room) for v, turns, counts, room in told]
 
@@ -64,9 +63,9 @@ def replay(
             counts = second.submit(_recommend, [asked for _, asked in followed], place)
             behind.append(_Behind(part, place, [turns for turns, _ in followed], counts))
             while len(behind) > IN_FLIGHT or (behind and behind[0].counts.done()):
-                yield outputs(behind.popleft())
+                yield published(behind.popleft())
         for batch in behind:
-            yield outputs(batch)
+            yield published(batch)
 
 
 class _Behind(NamedTuple):

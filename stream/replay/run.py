@@ -93,26 +93,22 @@ def run(
         variants = _variants(recording, named, encoders, options.ablate)
         clicks = reading.result()
     base = next(iter(named))
-    ledgers = {
-        name: Ledger(clicks, v.settings.topics.name("recommendations"), v.settings.recommend.count)
-        for name, v in variants.items()
-    }
+    ledgers = {name: Ledger(clicks, v.knowledge.catalogue, v.settings.recommend.count) for name, v in variants.items()}
     counts = {name: Counter[str]() for name in variants}
     with ExitStack() as stack:
         files = _open(stack, options.output, list(named))
         progress = stack.enter_context(Progress(disable=quiet, transient=True))
         task = progress.add_task("replay", total=len(recording.entries))
         pace = _batches(recording.entries, variants[base], options.speed)
-        for answered, outputs in replay(list(variants.values()), recording.entries, pace):
+        for answered, published in replay(list(variants.values()), recording.entries, pace):
             if agreement is not None:
-                agreement.take(outputs[0])
-            for (name, ledger), published in zip(ledgers.items(), outputs, strict=True):
-                ledger.take(published)
-                counts[name].update(output.topic for output in published)
+                agreement.take(published[0].outputs)
+            for (name, ledger), (outputs, events, levels, chosen) in zip(ledgers.items(), published, strict=True):
+                ledger.take(events, levels, chosen)
+                counts[name].update(output.topic for output in outputs)
                 if name in files:
-                    files[name].writelines(
-                        output.value + b"\n" for output in published if output.topic == ledger.topic and output.value
-                    )
+                    topic = variants[name].settings.topics.name("recommendations")
+                    files[name].writelines(output.value + b"\n" for output in outputs if output.topic == topic and output.value)
             progress.update(task, completed=answered)
     for ledger in ledgers.values():
         ledger.close()

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.decode import Entry, Record
+from stream.decode import Entry, Event, Record
 from stream.encoder import Encoder
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
+from stream.events import DriftLevel
 from stream.knowledge import Knowledge
 from stream.pipeline import Pipeline, Turn, occasion
 from stream.profile import Vector
@@ -124,6 +125,22 @@ class Asked(NamedTuple):
         ]
 
 
+class Published(NamedTuple):
+    """What a variant answered to some entries.
+
+    Attributes:
+        outputs: what a worker would publish.
+        events: those that are answered, in their order.
+        levels: the user's drift at each of these.
+        chosen: the items for each of these.
+    """
+
+    outputs: list[Output]
+    events: list[Event]
+    levels: list[DriftLevel]
+    chosen: Choices
+
+
 class Variant:
     """Settings and a model, with the catalogue, and what was learned since the replay began.
 
@@ -155,7 +172,6 @@ class Variant:
 
     def room(self, events: int) -> Room:
         """Make room for what belongs to so many events."""
-        scales, dimension = len(self.settings.profile.half_lives_days), self.encoder.dimension
         items = events * self.settings.recommend.count
         profiles, queries = (_shared(np.float32, events, self.encoder.dimension) for _ in range(2))
         return Room(profiles, queries, _shared(np.intp, items), _shared(np.float64, items), _shared(np.int64, items))
@@ -183,9 +199,11 @@ class Variant:
         room.rows[:items], room.scores[:items], room.reasons[:items] = chosen.rows, chosen.scores, chosen.reasons
         return chosen.counts
 
-    def publish(self, entries: Sequence[Entry], turns: Sequence[Turn], counts: NDArray[np.intp], room: Room) -> list[Output]:
-        """Return what a worker would publish for the same entries."""
-        items = int(counts.sum())
+    def publish(self, entries: Sequence[Entry], turns: Sequence[Turn], counts: NDArray[np.intp], room: Room) -> Published:
+        """Return what a worker would publish for the same entries, and what of; `room` may be used again when that has been read."""
+        items, wanted = int(counts.sum()), [turn.answered for turn in turns]
         chosen = Choices(counts, room.rows[:items], room.scores[:items], room.reasons[:items])
-        answers = self.knowledge.recommender.items(chosen, [turn.answered for turn in turns])
-        return self.pipeline.publish(Batch(entries), turns, answers)
+        outputs = self.pipeline.publish(Batch(entries), turns, self.knowledge.recommender.items(chosen, wanted))
+        answered = [turn for turn in turns if turn.answered]
+        levels = [turn.drift for turn in answered if turn.drift is not None]  # all of them have one
+        return Published(outputs, [turn.event for turn in answered], levels, chosen._replace(counts=counts[wanted]))

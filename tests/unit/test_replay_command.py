@@ -15,10 +15,12 @@ from test_replay_source import T0, click, search, write
 from typer.testing import CliRunner, Result
 
 from stream.cli import app
+from stream.drift import STATES
 from stream.encoder import Encoder
 from stream.replay import run as replay_run
 from stream.replay.freshness import HOUR_MS
 from stream.replay.report import render
+from stream.replay.run import Options
 from stream.replay.source import read_folder
 from stream.replay.variant import Variant
 from stream.settings import Model, Recommend, Settings, Topics
@@ -98,6 +100,24 @@ def test_identical_variants_are_called_identical_and_a_worse_one_worse(folder: P
     assert (folder / "recs.now.jsonl").read_bytes() != (folder / "recs.worse.jsonl").read_bytes()
     expected = found["variants"]["worse"]["totals"]["map@5"] - found["variants"]["now"]["totals"]["map@5"]
     assert worse["measures"]["map@5"]["estimate"] == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("emit", ["every-event", "latest-per-user"])
+def test_what_is_judged_is_what_is_published(folder: Path, tmp_path: Path, emit: Any) -> None:
+    settings, output = Settings(recommend=Recommend(emit=emit)), tmp_path / "recommendations.jsonl"
+    encoders, options = replay_run.Encoders([settings]), Options(output=output, skip=0)
+    ledger = replay_run.run(read_folder(folder, Topics()), {"now": settings}, encoders, options, quiet=True).ledgers["now"]
+    published = [json.loads(line) for line in output.read_bytes().splitlines()]
+    users = list(ledger.user_numbers)
+    assert len(published) == len(ledger.items) >= len(USERS)
+    for row, told in enumerate(published):
+        assert told["timestamp"] == ledger.times[row]
+        assert told["user_id"] == users[ledger.users[row]]
+        assert told["trigger"]["event_id"] == ledger.event_ids[row]
+        assert told["drift"] == {"score": ledger.scores[row], "state": STATES[ledger.drift_states[row]]}
+        listed = [ledger.item_ids[item] for item in ledger.items[row] if item >= 0]
+        assert [item["item_id"] for item in told["items"]] == listed
+        assert len(listed) == len(WORDS)
 
 
 def test_ablations_replay_stale_profiles_and_single_time_scales(folder: Path) -> None:

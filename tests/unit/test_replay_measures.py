@@ -2,9 +2,8 @@
 
 import json
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,13 +12,22 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from stream.decode import Event, decode_click
 from stream.engine.broadcast import BroadcastRecord
-from stream.engine.checkpoint import Output
-from stream.events import DriftLevel, Recommendation, RecommendedItem, Trigger
+from stream.events import DriftLevel, Item, State
+from stream.recommend.catalogue import Catalogue
+from stream.recommend.recommender import Choices
 from stream.replay.clicks import NothingToJudgeError, read_clicks
 from stream.replay.ledger import Ledger
 from stream.replay.measures import curve, gains, slices, totals
 
 T0 = 1_700_000_000_000
+
+
+class Answer(NamedTuple):
+    """What the ledger is told of one recommendation."""
+
+    event: Event
+    level: DriftLevel
+    items: list[str]
 
 
 def click(user: str, item: str, time: int, event_id: str, query: str = "") -> Event:
@@ -29,26 +37,21 @@ def click(user: str, item: str, time: int, event_id: str, query: str = "") -> Ev
     return found
 
 
-def answer(user: str, time: int, event_id: str, items: list[str], state: Any = "stable") -> Output:
-    trigger = Trigger(topic="clicks", partition=0, offset=0, event_id=event_id)
-    listed = [RecommendedItem(item_id=item, score=0.5, reasons=[]) for item in items]
-    value = Recommendation(
-        recommendation_id="r",
-        user_id=user,
-        timestamp=T0 + time,
-        trigger=trigger,
-        items=listed,
-        drift=DriftLevel(score=0.1, state=state),
-        model="m",
-    )
-    return Output("recommendations", user.encode(), msgspec.json.encode(value))
+def answer(user: str, time: int, event_id: str, items: list[str], state: State = "stable") -> Answer:
+    return Answer(click(user, "what it was does not count", time, event_id), DriftLevel(score=0.1, state=state), items)
 
 
-def ledger_of(events: list[Event], batches: list[list[Output]]) -> tuple[Any, Ledger]:
+def ledger_of(events: list[Event], batches: list[list[Answer]]) -> tuple[Any, Ledger]:
     clicks = read_clicks(events, [], skip=0, start=0)
-    ledger = Ledger(clicks, "recommendations", 10)
+    catalogue = Catalogue(1)
+    for item in ["never shown", *{item for batch in batches for answer in batch for item in answer.items}]:
+        catalogue.put(Item(item_id=item, title=item), np.ones(1, np.float32))
+    ledger = Ledger(clicks, catalogue, 10)
     for batch in batches:
-        ledger.take(batch)
+        rows = np.array([catalogue.rows[item] for answer in batch for item in answer.items], np.intp)
+        counts = np.array([len(answer.items) for answer in batch])
+        chosen = Choices(counts, rows, np.zeros(len(rows)), np.zeros(len(rows), np.int64))
+        ledger.take([answer.event for answer in batch], [answer.level for answer in batch], chosen)
     ledger.close()
     return clicks, ledger
 

@@ -146,7 +146,7 @@ def answers(folder: Path, model: Path, size: int) -> list[Output]:
 
 
 def answered(variant: Variant, entries: list[Entry]) -> list[Output]:
-    return [output for _, (batch,) in replay([variant], entries) for output in batch]
+    return [output for _, (batch,) in replay([variant], entries) for output in batch.outputs]
 
 
 def test_a_replay_gives_the_same_bytes_however_it_is_cut_into_batches(folder: Path, tiny_model: Path) -> None:
