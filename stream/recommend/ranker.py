@@ -14,6 +14,7 @@ distribution over the catalogue: its values are comparable between events.
 from __future__ import annotations
 
 from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import msgspec
@@ -27,8 +28,8 @@ FEATURES = ("query", "similar-queries", "followed-item", "text", "coverage", "pr
 QUERY, SIMILAR, FOLLOWED, TEXT, COVERAGE, PROFILE, POPULAR = range(len(FEATURES))
 LEAST_SHARE = 0.1  # of an item's score, under which something is not a reason
 MOST_REASONS = 3
-DIGITS = (len(FEATURES) + 1) ** np.arange(MOST_REASONS)[::-1]  # the first reason is the first digit
-EARLIER = np.tri(len(FEATURES), k=-1, dtype=np.bool_)
+DIGITS = np.zeros(len(FEATURES), np.int64)  # by place: the first reason is the first digit
+DIGITS[:MOST_REASONS] = (len(FEATURES) + 1) ** np.arange(MOST_REASONS)[::-1]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -128,25 +129,25 @@ class Ranker:
         return Ranking(probabilities, prior, worth)
 
     def shares(self, features: Floats, averages: Floats, parts: Floats) -> Floats:
-        """Return what each feature gave to each recommended item, as a share of its score: (items, len(FEATURES)).
+        """Return what each feature gave to each recommended item, as a share of its score: (len(FEATURES), items).
 
         What the prior gave is divided among text, coverage, profile and popularity in proportion to how far each raises
         the item above the average one; the shares sum to less than 1 where none does.
 
         Args:
-            features: (items, 4), of each item: text, coverage, profile, popular.
-            averages: (items, 4), of the whole catalogue at that event.
-            parts: (items, 4), what query, similar-queries, followed-item and the prior gave: they sum to the score.
+            features: (4, items), of each item: text, coverage, profile, popular.
+            averages: (4, items), of the whole catalogue at that event.
+            parts: (4, items), what query, similar-queries, followed-item and the prior gave: they sum to the score.
 
         """
         raised = features - averages
-        raised[:, :3] *= self.log_odds
+        raised[:3] *= self.log_odds[:, None]
         popular = self.settings.popular_prior
-        raised[:, 3] = np.log((features[:, 3] + popular) / (averages[:, 3] + popular))
+        raised[3] = np.log((features[3] + popular) / (averages[3] + popular))
         np.maximum(raised, 0.0, out=raised)
-        raised *= (parts[:, 3] / np.maximum(raised[:, 0] + raised[:, 1] + raised[:, 2] + raised[:, 3], 1e-12))[:, None]
-        total = parts[:, 0] + parts[:, 1] + parts[:, 2] + parts[:, 3]
-        shares: Floats = np.concatenate([parts[:, :3], raised], axis=1) / np.maximum(total, 1e-300)[:, None]
+        raised *= parts[3] / np.maximum(raised[0] + raised[1] + raised[2] + raised[3], 1e-12)
+        total = parts[0] + parts[1] + parts[2] + parts[3]
+        shares: Floats = np.concatenate([parts[:3], raised]) / np.maximum(total, 1e-300)
         return shares
 
 
@@ -154,16 +155,17 @@ def strongest(shares: Floats) -> NDArray[np.int64]:
     """Return the greatest shares of each item, as numbers that `reasons` reads: (items,).
 
     Args:
-        shares: (items, len(FEATURES)).
+        shares: (len(FEATURES), items).
     """
-    # The place of each: how many are greater, the earlier first where equal. Far cheaper than to sort very many very short rows.
-    ahead = shares[:, None, :] > shares[:, :, None]
-    ahead |= (shares[:, None, :] == shares[:, :, None]) & EARLIER
-    places = ahead.sum(axis=2)
-    named = (places < MOST_REASONS) & (shares >= LEAST_SHARE)
-    codes: NDArray[np.int64] = np.where(
-        named, DIGITS[np.minimum(places, MOST_REASONS - 1)] * np.arange(1, len(FEATURES) + 1), 0
-    ).sum(axis=1)
+    # The place of each: how many are greater, the earlier first where equal. Far cheaper than to sort very many very short columns.
+    places = np.zeros(shares.shape, np.int8)
+    for one, other in combinations(range(len(FEATURES)), 2):
+        ahead = shares[one] >= shares[other]
+        places[other] += ahead
+        places[one] += ~ahead
+    digits = np.where(shares >= LEAST_SHARE, DIGITS[places], 0)
+    digits *= np.arange(1, len(FEATURES) + 1)[:, None]
+    codes: NDArray[np.int64] = digits.sum(axis=0)
     return codes
 
 
@@ -199,7 +201,7 @@ def best_rows(probabilities: Floats, live: NDArray[np.bool_], count: int) -> tup
         events, rows = np.nonzero((probabilities >= least) & live)
     else:
         events, rows = np.nonzero(np.broadcast_to(live, probabilities.shape))
-    order = np.lexsort((rows, -probabilities[events, rows], events))
+    order = np.lexsort((-probabilities[events, rows], events))  # which leaves rows in their order where equal
     events, rows = events[order], rows[order]
     first = np.searchsorted(events, np.arange(len(probabilities)))
     best = np.arange(len(events)) - first[events] < count

@@ -123,5 +123,5 @@ class Recommender:
         events, columns = best_rows(ranking.probabilities, table.live, self.settings.count)
         chosen = table.features[:, events, columns]
         parts = np.concatenate([chosen[:TEXT], ranking.prior[None, events, columns]]) * ranking.worth[:, events]
-        why = strongest(self.ranker.shares(chosen[TEXT:].T, table.averages[:, events].T, parts.T))
+        why = strongest(self.ranker.shares(chosen[TEXT:], table.averages[:, events], parts))
         return _Chosen(table.events[events], table.rows[events, columns], ranking.probabilities[events, columns].round(6), why)

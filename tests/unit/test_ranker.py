@@ -11,7 +11,7 @@ from stream.events import Item
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.features import Occasion, mean_profiles
 from stream.recommend.memory import DAY, Memory
-from stream.recommend.ranker import FEATURES, Ranker, best_rows, reasons, strongest
+from stream.recommend.ranker import FEATURES, LEAST_SHARE, MOST_REASONS, Ranker, best_rows, reasons, strongest
 from stream.recommend.recommender import Recommender
 from stream.settings import Recommend
 
@@ -239,7 +239,14 @@ def test_of_equally_likely_items_the_earlier_row_comes_first():
 
 def test_reasons_are_the_greatest_shares_strongest_first():
     shares = np.array([[0.5, 0, 0, 0.3, 0.05, 0, 0.15], [0, 0, 0, 0, 0, 0, 0], [0.02, 0.98, 0, 0, 0, 0, 0]])
-    assert list(map(reasons, strongest(shares).tolist())) == [["query", "text", "popular"], ["catalogue"], ["similar-queries"]]
+    assert list(map(reasons, strongest(shares.T).tolist())) == [["query", "text", "popular"], ["catalogue"], ["similar-queries"]]
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.25, 0.5]), min_size=7, max_size=7), min_size=1, max_size=9))
+def test_of_equal_shares_the_earlier_feature_is_the_stronger_reason(rows):
+    for shares, code in zip(rows, strongest(np.array(rows).T).tolist(), strict=True):
+        strong = sorted((-share, number) for number, share in enumerate(shares) if share >= LEAST_SHARE)[:MOST_REASONS]
+        assert reasons(code) == ([FEATURES[number] for _, number in strong] or ["catalogue"])
 
 
 def test_the_formula_by_hand():
