@@ -18,13 +18,14 @@ from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.events import DriftLevel
 from stream.knowledge import Knowledge
-from stream.pipeline import Pipeline, Turn, occasion
+from stream.pipeline import Pipeline, Turn
 from stream.profile import Vector
 from stream.recommend.features import Occasion
 from stream.recommend.recommender import Choices
 from stream.replay.freshness import StalePipeline
 from stream.settings import Settings, SettingsError, read_settings
 from stream.state import UserState
+from stream.window import Admission
 
 
 def read_variant(path: Path) -> Settings:
@@ -85,33 +86,33 @@ class Asked(NamedTuple):
     """What there is to recommend upon: the occasions of some events, in a form that is cheap to send to another process.
 
     Attributes:
-        occasions: without their vectors.
+        occasions: without their vectors: time, clicked, query, previous, learn, answer.
         known: which events have a profile, (events,).
         queries: the row of each event's query vector in the room, (events,); -1 where there is none.
         unlearned: what the memory is to forget after these events; None where there is nothing.
     """
 
-    occasions: list[tuple[int, str | None, str | None, Sequence[str], bool, bool]]
+    occasions: Sequence[tuple[int, str | None, str | None, Sequence[str], bool, bool]]
     known: NDArray[np.bool_]
     queries: NDArray[np.int32]
     unlearned: bytes | None
 
     @classmethod
-    def of(cls, occasions: Sequence[Occasion], unlearned: bytes | None, room: Room) -> Asked:
+    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, room: Room) -> Asked:
         """Put the vectors into the room, and return the rest."""
-        known = np.array([o.profile is not None for o in occasions], np.bool_)
-        if known.any():
-            profiles = [o.profile for o in occasions if o.profile is not None]
+        known = np.array([turn.profile is not None for turn in turns], np.bool_)
+        profiles = [turn.profile for turn in turns if turn.profile is not None]
+        if profiles:
             np.concatenate(profiles, out=room.profiles[: len(profiles)].reshape(-1))
-        queries = np.full(len(occasions), -1, np.int32)
+        queries = np.full(len(turns), -1, np.int32)
         rows: dict[int, int] = {}  # of a vector, by its identity: a batch has one for each query
-        for place, o in enumerate(occasions):
-            if o.query_vector is not None:
-                if (row := rows.get(id(o.query_vector))) is None:
-                    row = rows[id(o.query_vector)] = len(rows)
-                    room.queries[row] = o.query_vector
+        for place, turn in enumerate(turns):
+            if turn.query_vector is not None:
+                if (row := rows.get(id(turn.query_vector))) is None:
+                    row = rows[id(turn.query_vector)] = len(rows)
+                    room.queries[row] = turn.query_vector
                 queries[place] = row
-        rest = [(o.time, o.clicked, o.query, o.previous, o.learn, o.answer) for o in occasions]
+        rest = [(t.event.time, t.clicked, t.query, t.previous, t.admission is Admission.NEW, t.answered) for t in turns]
         return cls(rest, known, queries, unlearned)
 
     def whole(self, room: Room) -> list[Occasion]:
@@ -186,7 +187,7 @@ class Variant:
         turns, users = self.pipeline.follow(Batch(entries), self.states)
         for partition, changed in users.items():
             self.states.keep(partition, changed)
-        return turns, Asked.of([occasion(turn) for turn in turns], self.knowledge.memory.take_unlearned(), room)
+        return turns, Asked.of(turns, self.knowledge.memory.take_unlearned(), room)
 
     def recommend(self, asked: Asked, room: Room) -> NDArray[np.intp]:
         """Choose items, and learn across users; return how many items each event has, (events,), with what they are in the room."""
