@@ -163,13 +163,13 @@ def update_each(users: Sequence[DriftDetector], vectors: Vector, centre: Vector,
     sums *= np.array([[fade_short], [fade_long]], np.float32)
     sums += vectors[:, None]
     kept = to_half_precision(sums)
-    judged = []
+    judged, warm_up = [], settings.warm_up
     for user, new in zip(users, kept, strict=True):
         user.sums[:] = new
         user.short_weight = user.short_weight * fade_short + 1.0
         user.long_weight = user.long_weight * fade_long + 1.0
-        user.count = min(user.count + 1, settings.warm_up)
-        judged.append(user.count >= settings.warm_up)
+        user.count = min(user.count + 1, warm_up)
+        judged.append(user.count >= warm_up)
     if not any(judged):
         return
     some = [user for user, wanted in zip(users, judged, strict=True) if wanted]

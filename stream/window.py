@@ -14,6 +14,7 @@ SEARCH, CLICK = 0, 1
 _CLICK_AFTER_QUERY = 2  # in the binary form only: the query follows the item_id
 _HEAD = struct.Struct("<qQBH")  # event time, event hash, kind, bytes of the subject
 _LENGTH = struct.Struct("<H")
+_HASHES = [blake2b(digest_size=8, salt=bytes([kind])) for kind in (SEARCH, CLICK)]  # to be copied: faster than to begin anew
 
 Place = tuple[int, int]
 """A position in a user's history: event time in ms, then the event's hash."""
@@ -50,8 +51,9 @@ class Admission(Enum):
 def remembered(time: int, event: Search | Click, query: str | None = None) -> Behaviour:
     """Return an event as a window keeps it; `query` is what a click answered to."""
     kind, subject = (CLICK, event.item_id) if isinstance(event, Click) else (SEARCH, event.query)
-    identity = event.event_id.encode()
-    digest = int.from_bytes(blake2b(identity, digest_size=8, salt=bytes([kind])).digest(), "little")
+    identity = _HASHES[kind].copy()
+    identity.update(event.event_id.encode())
+    digest = int.from_bytes(identity.digest(), "little")
     text = subject.encode()
     if kind == SEARCH or not query:
         return Behaviour(time, digest, kind, subject, _HEAD.pack(time, digest, kind, len(text)) + text)
