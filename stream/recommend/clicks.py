@@ -106,6 +106,8 @@ class Evidence:
     def add(self, line: int, terms: Terms) -> None:
         """Take down some terms under a line's number, as they are now."""
         weights, clicks, age = terms
+        if not clicks:
+            return
         self._lines.append(line)
         self._counts.append(len(weights))
         self._ages.append(age)
@@ -114,13 +116,12 @@ class Evidence:
 
     def flat(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
         """Return line, item number and mass of each click, in the order of `add`: (clicks,) each."""
-        periods = np.array([period for period, _, _, _ in self._packed], np.float64)
-        sizes = np.array([size for _, size, _, _ in self._packed], np.intp)
-        numbers = np.frombuffer(b"".join([numbers for _, _, numbers, _ in self._packed]), np.int32)
-        masses = np.frombuffer(b"".join([masses for _, _, _, masses in self._packed]))
+        periods, lengths, parts, sums = zip(*self._packed, strict=True) if self._packed else ((), (), (), ())
+        sizes = np.array(lengths, np.intp)
+        numbers, masses = np.frombuffer(b"".join(parts), np.int32), np.frombuffer(b"".join(sums))
         counts = np.frombuffer(self._counts, np.int64)
         lines = np.repeat(np.frombuffer(self._lines, np.int64), counts)
         # As `decay` does.
-        factors = np.exp2(np.minimum(0.0, PERIOD * periods - np.repeat(np.frombuffer(self._ages), counts)))
+        factors = np.exp2(np.minimum(0.0, PERIOD * np.array(periods, np.float64) - np.repeat(np.frombuffer(self._ages), counts)))
         factors *= np.frombuffer(self._weights)
         return np.repeat(lines, sizes), numbers, masses * np.repeat(factors, sizes)

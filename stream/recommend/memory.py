@@ -21,6 +21,7 @@ DAY = 86_400_000
 FORMAT = 1
 UNLEARNED = 2  # the format of what is to be taken off again
 TRACE = 1e-9  # of a click: what is left of its sum after it was taken off and is less than this is rounding
+NONE, ONE = array("d"), array("d", [1.0])  # weights
 POPULAR, QUERY, FOLLOWED = "p", "q", "f"  # the first character of a key: of an item, of a query, of an item
 
 
@@ -203,8 +204,8 @@ class Memory:
 
     def after_query(self, query: str, time: int) -> Terms:
         """Return the clicks that followed this normalised query, decayed to `time` (ms)."""
-        clicks = self._clicks[QUERY].get(query)
-        return self._terms(QUERY, [] if clicks is None else [(1.0, clicks)], time)
+        clicks, age = self._clicks[QUERY].get(query), time / self._half_lives[QUERY]
+        return Terms(NONE, (), age) if clicks is None else Terms(ONE, (clicks,), age)
 
     def after_similar_queries(self, query: str, time: int) -> Terms:
         """Return the clicks that followed the queries nearest to this normalised one, weighted by how near they are."""
@@ -213,9 +214,12 @@ class Memory:
 
     def after_items(self, items: Sequence[str], time: int) -> Terms:
         """Return the clicks that followed clicks on these items, latest first; the further back, the less."""
-        known = self._clicks[FOLLOWED]
-        found = [(1.0 / (back + 1), known[item]) for back, item in enumerate(items) if item in known]
-        return self._terms(FOLLOWED, found, time)
+        known, weights, found = self._clicks[FOLLOWED], array("d"), []
+        for back, item in enumerate(items, 1):
+            if (clicks := known.get(item)) is not None:
+                weights.append(1.0 / back)
+                found.append(clicks)
+        return Terms(weights, found, time / self._half_lives[FOLLOWED])
 
     def by_item(self, terms: Terms) -> dict[str, float]:
         """Return the sum of some terms by item."""
@@ -226,10 +230,6 @@ class Memory:
                 item_id = self.item_ids[number]
                 total[item_id] = total.get(item_id, 0.0) + factor * mass
         return total
-
-    def _terms(self, kind: str, found: Sequence[tuple[float, Clicks]], time: int) -> Terms:
-        weights = array("d", [weight for weight, _ in found])
-        return Terms(weights, [clicks for _, clicks in found], time / self._half_lives[kind])
 
     def _merge(self, key: str, sums: Sums) -> None:
         self._add(key[0], key[1:], sums.period, [(self._number(item), mass) for item, mass in sums.masses.items()])

@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from stream.decode import Entry, Erasure, Reject
 from stream.encoder import Encoder
-from stream.events import Search
 from stream.replay.agreement import Agreement
 from stream.replay.analysis import assess, compare, verdict
 from stream.replay.clicks import Clicks, read_clicks
@@ -208,7 +207,7 @@ def _findings(
         "recording": {
             "source": recording.source,
             "events": len(events),
-            "searches": sum(isinstance(event.behaviour, Search) for event in events),
+            "searches": len(events) - len(clicks),
             "clicks": len(clicks),
             "erasures": sum(isinstance(entry, Erasure) for entry in recording.entries),
             "rejects": sum(isinstance(entry, Reject) for entry in recording.entries),
