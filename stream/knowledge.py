@@ -22,7 +22,7 @@ from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
 from stream.engine.broadcast import Broadcast, BroadcastRecord
 from stream.engine.checkpoint import Output
-from stream.engine.store import MAKE_ROOM, StoreError, compact
+from stream.engine.store import StoreError, compact
 from stream.events import Item
 from stream.publish import dead_letter
 from stream.recommend.catalogue import Catalogue, item_text
@@ -197,10 +197,7 @@ class Knowledge:
             if None in changes.values():
                 compact(self._disk)  # a key is the text of a query, and a database of queries is small
         except Exception as error:  # rocksdict raises plain ones
-            raise StoreError(
-                f"{self._disk.path()} cannot be written: {error}. Nothing is lost: what is missing there is read from the topic "
-                f"after a restart. {MAKE_ROOM}"
-            ) from error
+            raise StoreError.unwritten(self._disk.path(), error, "memory topic") from error
 
     def _merge(self, record: BroadcastRecord) -> None:
         if record.key == self._instance:

@@ -22,12 +22,19 @@ S = TypeVar("S")
 # Of every write to a table's databases: after a crash a write that is logged would come back alone.
 UNLOGGED = rocksdict.WriteOptions()
 UNLOGGED.disable_wal = True
-MAKE_ROOM = "Make room on the disk, or set DRIFTSTREAM_ENGINE__STATE_FOLDER to another one"
 BLOOM_BITS = 10  # a key; 1 % of the lookups of absent keys then read a block in vain
 
 
 class StoreError(Exception):
     """The state folder cannot be read or written; the message says what to do."""
+
+    @classmethod
+    def unwritten(cls, path: object, error: Exception, topic: str) -> StoreError:
+        """Return what to raise where RocksDB could not write; `topic` has what is missing then."""
+        return cls(
+            f"{path} cannot be written: {error}. Nothing is lost: what is missing there is read from the {topic} after a restart. Make "
+            "room on the disk, or set DRIFTSTREAM_ENGINE__STATE_FOLDER to another one"
+        )
 
 
 def erasing(options: rocksdict.Options) -> rocksdict.Options:
@@ -158,10 +165,7 @@ class StateStore(Generic[S]):
             if None in states.values():
                 database.flush()
         except Exception as error:  # rocksdict raises plain ones
-            raise StoreError(
-                f"{self._store.partition_path(partition)} cannot be written: {error}. Nothing is lost: what is missing there is read "
-                f"from the changelog after a restart. {MAKE_ROOM}"
-            ) from error
+            raise StoreError.unwritten(self._store.partition_path(partition), error, "changelog") from error
 
     def forget(self) -> None:
         """Drop what is kept in memory: the partitions may belong to another worker now, or a batch came to nothing."""

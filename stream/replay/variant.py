@@ -18,14 +18,13 @@ from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
 from stream.events import DriftLevel
 from stream.knowledge import Knowledge
-from stream.pipeline import Pipeline, Turn
+from stream.pipeline import Pipeline, Turn, occasion
 from stream.profile import Vector
 from stream.recommend.features import Occasion
 from stream.recommend.recommender import Choices
 from stream.replay.freshness import StalePipeline
 from stream.settings import Settings, SettingsError, read_settings
 from stream.state import UserState
-from stream.window import Admission
 
 
 def read_variant(path: Path) -> Settings:
@@ -98,21 +97,21 @@ class Asked(NamedTuple):
     unlearned: bytes | None
 
     @classmethod
-    def of(cls, turns: Sequence[Turn], unlearned: bytes | None, room: Room) -> Asked:
+    def of(cls, occasions: Sequence[Occasion], unlearned: bytes | None, room: Room) -> Asked:
         """Put the vectors into the room, and return the rest."""
-        known = np.array([turn.profile is not None for turn in turns], np.bool_)
-        profiles = [turn.profile for turn in turns if turn.profile is not None]
+        known = np.array([o.profile is not None for o in occasions], np.bool_)
+        profiles = [o.profile for o in occasions if o.profile is not None]
         if profiles:
             np.concatenate(profiles, out=room.profiles[: len(profiles)].reshape(-1))
-        queries = np.full(len(turns), -1, np.int32)
+        queries = np.full(len(occasions), -1, np.int32)
         rows: dict[int, int] = {}  # of a vector, by its identity: a batch has one for each query
-        for place, turn in enumerate(turns):
-            if turn.query_vector is not None:
-                if (row := rows.get(id(turn.query_vector))) is None:
-                    row = rows[id(turn.query_vector)] = len(rows)
-                    room.queries[row] = turn.query_vector
+        for place, o in enumerate(occasions):
+            if o.query_vector is not None:
+                if (row := rows.get(id(o.query_vector))) is None:
+                    row = rows[id(o.query_vector)] = len(rows)
+                    room.queries[row] = o.query_vector
                 queries[place] = row
-        rest = [(t.event.time, t.clicked, t.query, t.previous, t.admission is Admission.NEW, t.answered) for t in turns]
+        rest = [(o.time, o.clicked, o.query, o.previous, o.learn, o.answer) for o in occasions]
         return cls(rest, known, queries, unlearned)
 
     def whole(self, room: Room) -> list[Occasion]:
@@ -187,7 +186,7 @@ class Variant:
         turns, users = self.pipeline.follow(Batch(entries), self.states)
         for partition, changed in users.items():
             self.states.keep(partition, changed)
-        return turns, Asked.of(turns, self.knowledge.memory.take_unlearned(), room)
+        return turns, Asked.of([occasion(turn) for turn in turns], self.knowledge.memory.take_unlearned(), room)
 
     def recommend(self, asked: Asked, room: Room) -> NDArray[np.intp]:
         """Choose items, and learn across users; return how many items each event has, (events,), with what they are in the room."""

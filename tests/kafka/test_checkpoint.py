@@ -104,6 +104,22 @@ def test_a_member_of_an_earlier_generation_commits_nothing(kafka: str, topics: t
         assert len(written) == 1
 
 
+def test_what_the_producer_has_no_room_for_waits_until_it_has(kafka: str, topics: tuple[str, str]) -> None:
+    written: list[object] = []
+    group = f"g-{topics[0]}"
+    with member(kafka, topics[0], group) as consumer:
+        narrow = checkpoint(kafka, topics[1], written, group)
+        narrow._config["queue.buffering.max.messages"] = 5
+        narrow._producer = narrow._new_producer()
+        outputs = [Output(topics[0], b"ada", b"%d" % n, [("error", b"%d" % n)] if n % 2 else None) for n in range(50)]
+        states: dict[bytes, bytes | None] = {b"user-%d" % n: b"%d" % n for n in range(50)}
+        given = Work({Partition(topics[0], 0): 0}, outputs, {0: states})
+        asyncio.run(narrow.commit(given, membership(consumer, group)))
+    assert [(m.key(), m.value()) for m in read(kafka, topics[1])] == list(states.items())
+    assert [(m.key(), m.value(), m.headers()) for m in read(kafka, topics[0])] == [(o.key, o.value, o.headers) for o in outputs]
+    assert len(written) == 1
+
+
 class StillFinishing:
     """A producer whose broker has not finished the transaction before, the first time that it is sent offsets."""
 

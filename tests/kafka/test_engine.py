@@ -215,6 +215,9 @@ def test_a_full_disk_stops_the_worker_and_nothing_is_lost(cluster: Cluster, tmp_
     assert "Make room on the disk" in said
     with running_worker(cluster.address, cluster.model, tmp_path, 4, more) as worker:
         cluster.wait_until_consumed()
+        logs = list((tmp_path / "state").rglob("users-*.db/*.log"))
+        assert logs
+        assert not any(log.stat().st_size for log in logs)  # neither we nor Faust write anything to RocksDB's own
         assert worker.stop() == 0
     assert cluster.check() == ALL_IS_WELL
 
