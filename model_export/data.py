@@ -13,7 +13,8 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 
 from stream.decode import EARLIEST, LATEST, Event, Record, Reject, decode_click, decode_item, decode_search
-from stream.engine.broadcast import Broadcast, BroadcastRecord
+from stream.engine.broadcast import Broadcast
+from stream.engine.reader import KafkaRecord
 from stream.events import Click, Item
 from stream.lines import DataFolder, Line, LinesError, behaviour_line, item_line, read_lines
 from stream.settings import Settings, read_settings
@@ -101,7 +102,7 @@ def read_folder(folder: Path, span: Span) -> Log:
         data = DataFolder.find(folder)
         items = [_numbered(n, item_line("items", value)) for n, value in enumerate(read_lines(data.items))]
         clicks = [_numbered(n, behaviour_line("clicks", value)) for n, value in enumerate(read_lines(data.clicks))]
-        searches: list[BroadcastRecord] = []
+        searches: list[KafkaRecord] = []
         if data.searches is not None:
             searches = [_numbered(n, behaviour_line("searches", value)) for n, value in enumerate(read_lines(data.searches))]
     except LinesError as error:
@@ -117,8 +118,8 @@ def read_topics(settings: Settings, span: Span) -> Log:
     return _log(_topic(settings, "items"), _topic(settings, "searches"), _topic(settings, "clicks"), span)
 
 
-def _numbered(number: int, line: Line) -> BroadcastRecord:
-    return BroadcastRecord(line.topic, 0, number, line.time or 0, line.key, line.value)
+def _numbered(number: int, line: Line) -> KafkaRecord:
+    return KafkaRecord(line.topic, 0, number, line.time or 0, line.key, line.value)
 
 
 def _topic(settings: Settings, name: str) -> list[Record]:

@@ -46,7 +46,7 @@ SAVING = "making a batch's results safe"
 # Of Python's collector of cycles: what a worker makes has next to none, and looking through all users' states takes long.
 COLLECT_AFTER = 20_000, 20, 50
 
-FETCH_RECORDS = 10_000  # that one fetch may bring: they are decoded in one go
+NEVER = 1e9  # seconds in which aiokafka, which is not what reads here, may read nothing before it leaves the group
 
 LAST_SECONDS = 10.0  # to leave the group in order, once nothing is in flight any more
 
@@ -99,7 +99,7 @@ class App(faust.App):
             value_serializer="raw",
             web_enabled=False,  # Faust's own pages show tables to anybody: stream/web.py serves what we mean to
             stream_wait_empty=True,
-            broker_max_poll_records=FETCH_RECORDS,
+            broker_max_poll_interval=NEVER,
             broker_session_timeout=settings.broker.session_timeout_ms / 1000,
             broker_heartbeat_interval=max(0.1, settings.broker.session_timeout_ms / 10_000),
             consumer_auto_offset_reset="earliest",

@@ -18,7 +18,7 @@ AHEAD = 86_400_000  # a day: how far a producer's clock may run ahead of the bro
 
 
 class Record(Protocol):
-    """What any Kafka client hands over: the fields of aiokafka's `ConsumerRecord` that we read."""
+    """What any Kafka client hands over, as far as we read it."""
 
     @property
     def topic(self) -> str: ...

@@ -20,8 +20,9 @@ import rocksdict
 
 from stream.decode import Record, Reject, decode_item
 from stream.encoder import Encoder
-from stream.engine.broadcast import Broadcast, BroadcastRecord
+from stream.engine.broadcast import Broadcast
 from stream.engine.checkpoint import Output
+from stream.engine.reader import KafkaRecord
 from stream.engine.store import StoreError, compact
 from stream.events import Item
 from stream.publish import dead_letter
@@ -199,7 +200,7 @@ class Knowledge:
         except Exception as error:  # rocksdict raises plain ones
             raise StoreError.unwritten(self._disk.path(), error, "memory topic") from error
 
-    def _merge(self, record: BroadcastRecord) -> None:
+    def _merge(self, record: KafkaRecord) -> None:
         if record.key == self._instance:
             self._in_flight -= 1
         elif record.value is not None:

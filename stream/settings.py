@@ -151,7 +151,7 @@ class Engine(Group):
     batch_ms: Annotated[int, Field(ge=1)] = 1000
     batch_size: Annotated[int, Field(ge=1)] = 65_536
     buffer: Annotated[int, Field(ge=1)] = 65_536
-    order_wait_ms: Milliseconds = 20
+    order_wait_ms: Milliseconds = 5
     backlog_wait_ms: Milliseconds = 3000
     states_in_memory: Annotated[int, Field(ge=1)] = 20_000
     rocksdb_mb: Annotated[int, Field(ge=8)] = 256

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from stream.engine.reader import KafkaRecord
+
 FETCH_WAIT_MS = 50
-
-
-class BroadcastRecord(NamedTuple):
-    """A record of a broadcast topic; the same fields as other clients' records."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
 
 
 class Broadcast:
@@ -60,7 +51,7 @@ class Broadcast:
         self._unread = set(self._partitions)
         self.offsets: dict[int, int] = dict(offsets)
 
-    def read_to_end(self, timeout: float) -> Iterator[BroadcastRecord]:
+    def read_to_end(self, timeout: float) -> Iterator[KafkaRecord]:
         """Yield everything up to the end that each partition has when it is reached.
 
         Raises:
@@ -75,11 +66,11 @@ class Broadcast:
                 raise TimeoutError(f"topic {self.topic}: nothing read for {timeout:g} s; is the broker up?")
             yield from records
 
-    def poll(self, wait: float = 0.0) -> Iterator[BroadcastRecord]:
+    def poll(self, wait: float = 0.0) -> Iterator[KafkaRecord]:
         """Yield what has arrived since; where nothing has, what does within `wait` seconds."""
         return self._consume(wait)
 
-    def _consume(self, wait: float) -> Iterator[BroadcastRecord]:
+    def _consume(self, wait: float) -> Iterator[KafkaRecord]:
         message: Message
         for message in self._consumer.consume(10_000, wait):
             error = message.error()
@@ -90,7 +81,7 @@ class Broadcast:
                     continue
                 raise KafkaException(error)
             self.offsets[partition] = message.offset() + 1
-            yield BroadcastRecord(self.topic, partition, message.offset(), message.timestamp()[1], message.key(), message.value())
+            yield KafkaRecord.of(message)
 
     def close(self) -> None:
         """Leave the broker."""

@@ -1,8 +1,9 @@
 """Faust's Kafka transport, with a consumer that hands over whole fetched batches.
 
-Stock Faust turns every record into a message, an event and two tasks, which caps it at a few thousand events a second. Here a fetch
-goes to the `Intake` as it is. Faust keeps the group, the assignment, the tables and their recovery; offsets are not its business any
-more (`engine/checkpoint.py` commits them), so its own acknowledging and committing is switched off.
+Stock Faust turns every record into a message, an event and two tasks, which caps it at a few thousand events a second. Here librdkafka
+fetches (`engine/reader.py`), and what it brings goes to the `Intake` as it is. Faust and aiokafka keep the group, the assignment, the
+tables and their recovery; offsets are not their business any more (`engine/checkpoint.py` commits them), so Faust's own acknowledging
+and committing is switched off.
 
 What we rely on inside Faust is pinned by `tests/unit/test_faust_seams.py`.
 """
@@ -14,20 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    IllegalGenerationError,
-    IllegalStateError,
-    KafkaError,
-    RebalanceInProgressError,
-    UnknownMemberIdError,
-)
+from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
 from aiokafka.structs import OffsetAndMetadata
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream.engine.intake import Intake, Partition
+from stream.engine.reader import Fetched, Reader
 
 if TYPE_CHECKING:
     from stream.app import App
@@ -35,15 +30,11 @@ if TYPE_CHECKING:
     from stream.engine.checkpoint import Membership
 
 
-FETCH_WAIT_MS = 100
 RETRY_SECONDS = 0.1
 COMMITTED_SECONDS = 60.0  # that the group's coordinator may take to say what is committed
 ASKED_SECONDS = 5.0  # for which it is asked at a time
-FETCH_SECONDS = 0.25  # that a fetch of nothing may take; a rebalance waits for it
-# However little it brings, a fetch takes aiokafka and Faust some ms of Python, in which no event is answered.
-LITTLE = 500  # records
-PAUSE = 0.01  # seconds after a fetch that brought fewer
-
+READ_SECONDS = 0.25  # that reading nothing may take; a rebalance waits for it
+FULL_SECONDS = 0.02  # until a full intake is looked at again
 
 NO_GENERATION = -1
 
@@ -60,15 +51,13 @@ class Recovered(NamedTuple):
     offsets: Mapping[TP, int | None]
 
 
-class CommittedReader(driver.AIOKafkaConsumerThread):
-    """The thread that aiokafka runs in; reads committed records only, whatever Faust's own guarantee is set to."""
+class GroupMember(driver.AIOKafkaConsumerThread):
+    """The thread that aiokafka runs in: it takes part in the group, and fetches nothing."""
 
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"
-        # Faust's 1,500 ms is what an empty fetch may block the partitions that have something; brokers answer at once all the same.
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        return consumer
+    async def on_start(self) -> None:
+        """Join the group, without the part of aiokafka that fetches."""
+        await super().on_start()
+        await self._ensure_consumer()._fetcher.close()
 
     async def commit_as(self, offsets: Mapping[Partition, int], member: Membership) -> bool:
         """Commit offsets as the member that read them; False if the group has moved on and that member is no more.
@@ -104,53 +93,46 @@ class BatchConsumer(driver.Consumer):
 
     app: App
 
-    def _new_consumer_thread(self) -> CommittedReader:
-        return CommittedReader(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> GroupMember:
+        return GroupMember(self, loop=self.loop, beacon=self.beacon)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # No fetch is under way while positions are moved: one that began before and ended after would take records from behind the
-        # new position that nobody asks for again.
+        broker = self.app.settings.broker
+        self._reader = Reader(broker.librdkafka(), broker.group)
+        # Nothing is read while positions are moved: what a read that began before and ended after brings would be taken for what lies
+        # behind the new position, and what is there indeed would be missed.
         self._positions = asyncio.Lock()
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        self.app.intake.lag = self.lag
         while not (self._stopped.is_set() or fetcher._stopped.is_set()):
             try:
-                fetched = await self._fetch(self.app.intake)
-            except (ConsumerStoppedError, asyncio.CancelledError):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                # What a read has brought is put into the intake, though Faust cancels this: nobody else would bring it.
+                await asyncio.shield(self._read(self.app.intake))
+            except asyncio.CancelledError:
                 # Faust's fetcher takes a cancellation during a rebalance for a crash, even when the worker is just stopping.
                 if self.app.should_stop:
                     return
                 raise
-            await asyncio.sleep(PAUSE if fetched < LITTLE else 0)
+            except KafkaException as error:
+                await self.app.crash(error)
+                return
 
-    async def _fetch(self, intake: Intake) -> int:
-        """Fetch from the active partitions that the intake has room for; return how many records came.
-
-        While the intake is closed, it takes nothing: a seek follows.
-        """
-        if not self.flow_active:
-            await self.wait(self.can_resume_flow)
-        full = intake.full()
-        active = {tp for tp in self._get_active_partitions() if tp not in full and not self._is_changelog_tp(tp)}
-        if not active:
-            return 0
+    async def _read(self, intake: Intake) -> None:
+        """Read what there is, unless the intake holds enough to go on with."""
         async with self._positions:
-            # A full partition has to be asked for again as soon as it has room, so do not sit waiting for the others.
-            records = await self._getmany(active, timeout=0.02 if full else FETCH_SECONDS)
-            for tp, batch in records.items():
-                intake.put(Partition(tp.topic, tp.partition), batch)
-        return sum(map(len, records.values()))
+            full = intake.full()
+            if full and not intake.starved():
+                await asyncio.sleep(FULL_SECONDS)
+            elif not self._stopped.is_set():
+                for partition, (records, lag) in (await asyncio.to_thread(self._next, full)).items():
+                    intake.put(partition, records, lag)
 
-    def lag(self, partition: Partition) -> int | None:
-        """Return how many records of a partition have not been fetched yet; None while that is not known."""
-        assignment = self._thread._ensure_consumer()._subscription.subscription.assignment
-        state = None if assignment is None or partition not in assignment.tps else assignment.state_value(partition)
-        try:
-            return None if state is None or state.highwater is None else max(0, state.highwater - state.position)
-        except (IllegalStateError, AssertionError):  # not assigned any more, or no position yet
-            return None
+    def _next(self, full: set[Partition]) -> Mapping[Partition, Fetched]:
+        self._reader.hold(full)
+        return self._reader.read(READ_SECONDS)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek to the committed offsets that the states were recovered after, and let the worker begin there.
@@ -159,17 +141,15 @@ class BatchConsumer(driver.Consumer):
         the changelog was read. A partition without one begins at its beginning.
         """
         recovered, app = self.app.recovered, self.app
-        stable = {tp: offset for tp, offset in recovered.offsets.items() if offset is not None}
         async with self._positions:
             if recovered.generation != app.consumer_generation_id:
                 return {}  # the group is being reorganised again, and all this comes again
-            await self._thread.seek_wait(stable)
-            if fresh := recovered.offsets.keys() - stable.keys():
-                await self._thread.seek_to_beginning(*map(driver.ensure_aiokafka_TP, fresh))
+            offsets = {Partition(*tp): offset for tp, offset in recovered.offsets.items()}
+            await asyncio.to_thread(self._reader.assign, offsets)
             if recovered.generation != app.consumer_generation_id:
                 return {}
-            app.begin(recovered.generation, {Partition(*tp): offset or 0 for tp, offset in recovered.offsets.items()})
-        return stable
+            app.begin(recovered.generation, {partition: offset or 0 for partition, offset in offsets.items()})
+        return {tp: offset for tp, offset in recovered.offsets.items() if offset is not None}
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing: offsets are committed by the checkpoint, together with the results that they stand for."""
@@ -182,6 +162,14 @@ class BatchConsumer(driver.Consumer):
         """
         self.app.consumer_generation_id = NO_GENERATION
         await self.app.intake.drain()
+        async with self._positions:
+            await asyncio.to_thread(self._reader.assign, {})
+
+    async def on_stop(self) -> None:
+        """Stop, and leave the broker."""
+        await super().on_stop()
+        async with self._positions:
+            await asyncio.to_thread(self._reader.close)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: Faust's detector looks for its own commits, which there are none of."""

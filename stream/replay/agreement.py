@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
+from stream.engine.reader import KafkaRecord
 from stream.events import Trigger
 
 
@@ -46,7 +46,7 @@ class Agreement:
         topic: its name.
     """
 
-    def __init__(self, published: Iterable[BroadcastRecord], topic: str) -> None:
+    def __init__(self, published: Iterable[KafkaRecord], topic: str) -> None:
         self._topic = topic
         self._published: dict[Place, _Published] = {}
         self._repeats = 0

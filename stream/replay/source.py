@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stream.decode import LATEST, Entry, Event, Record, Reject, decode_click, decode_erasure, decode_search
-from stream.engine.broadcast import BroadcastRecord
+from stream.engine.reader import KafkaRecord
 from stream.lines import DataFolder, behaviour_key, behaviour_line, item_key, read_lines
 from stream.settings import Topics
 
@@ -102,7 +102,7 @@ def in_event_time(records: Mapping[str, Iterable[Record]]) -> tuple[list[Entry],
 
 def _records(topic: str, path: Path, key_of: Callable[[bytes], bytes | None]) -> Iterator[Record]:
     for offset, value in enumerate(read_lines(path)):
-        yield BroadcastRecord(topic, 0, offset, 0, key_of(value), value)
+        yield KafkaRecord(topic, 0, offset, 0, key_of(value), value)
 
 
 def _erasures(topic: str, path: Path) -> Iterator[Record]:
@@ -110,4 +110,4 @@ def _erasures(topic: str, path: Path) -> Iterator[Record]:
     for offset, value in enumerate(read_lines(path)):
         line = behaviour_line(topic, value)
         usable = line.key is not None and line.time is not None
-        yield BroadcastRecord(topic, 0, offset, line.time or 0, line.key, None if usable else value)
+        yield KafkaRecord(topic, 0, offset, line.time or 0, line.key, None if usable else value)

@@ -14,7 +14,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from stream.engine.broadcast import Broadcast, BroadcastRecord
+from stream.engine.broadcast import Broadcast
+from stream.engine.reader import KafkaRecord
 from stream.replay.source import DECODERS, Recording, in_event_time
 from stream.settings import Settings
 
@@ -81,7 +82,7 @@ def read_topics(settings: Settings, span: Span, limit: int | None = None) -> Rec
     return Recording(f"{behaviour} at {settings.broker.servers}", catalogue, entries[:limit], late)
 
 
-def read_published(settings: Settings) -> Iterator[BroadcastRecord]:
+def read_published(settings: Settings) -> Iterator[KafkaRecord]:
     """Yield what is in the topic of recommendations, partition by partition.
 
     Raises:
@@ -95,7 +96,7 @@ def read_published(settings: Settings) -> Iterator[BroadcastRecord]:
         raise TopicsError(f"{topic} at {settings.broker.servers} cannot be read: {error}") from error
 
 
-def read_range(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[BroadcastRecord]:
+def read_range(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> Iterator[KafkaRecord]:
     """Yield the records of each partition from an offset on and before another one, in the order of their offsets.
 
     Raises:
@@ -122,7 +123,7 @@ def read_range(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, i
             elif partition in ends:
                 offset = message.offset()
                 if offset < ends[partition]:
-                    yield BroadcastRecord(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
+                    yield KafkaRecord.of(message)
                 if offset + 1 >= ends[partition]:
                     del ends[partition]
     consumer.unassign()

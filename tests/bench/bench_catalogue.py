@@ -38,8 +38,8 @@ from side_by_side import GROWTH, parser, report
 
 from stream.decode import Event, decode_click, decode_search
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.events import Item, RecommendedItem
 from stream.pipeline import Pipeline, Turn, occasion
 from stream.recommend import features
@@ -126,7 +126,7 @@ class Shop:
 def event(topic: str, number: int, user: str, time_ms: int, what: dict[str, str]) -> Event:
     body = {"event_id": f"e{number}", "user_id": user, "timestamp": time_ms, **what}
     decode = decode_search if topic == "searches" else decode_click
-    found = decode(BroadcastRecord(topic, 0, number, time_ms, user.encode(), msgspec.json.encode(body)))
+    found = decode(KafkaRecord(topic, 0, number, time_ms, user.encode(), msgspec.json.encode(body)))
     assert isinstance(found, Event), found
     return found
 

@@ -21,9 +21,9 @@ from typing import Any
 from stream.app import COLLECT_AFTER
 from stream.decode import Record
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.replay.source import read_folder
 from stream.replay.variant import Variant
 from stream.settings import Settings
@@ -54,7 +54,7 @@ def filled(items: Sequence[Record], count: int) -> list[Record]:
     for number in range(count - len(items)):
         title = " ".join(chance.choices(words, k=max(1, len(chance.choice(titles)))))
         key, value = f"made-{number}", {"item_id": f"made-{number}", "title": title}
-        made.append(BroadcastRecord("items", 0, len(items) + number, 0, key.encode(), json.dumps(value).encode()))
+        made.append(KafkaRecord("items", 0, len(items) + number, 0, key.encode(), json.dumps(value).encode()))
     return [*items, *made]
 
 

@@ -16,8 +16,8 @@ import tally
 from job_settings import pipeline, settings
 
 from stream import topics
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.state import UserState, decode
 
 broker, group, events, output, partitions, folder, start = sys.argv[1:8]
@@ -61,7 +61,7 @@ async def recommend(stream: faust.Stream[bytes]) -> None:
     async for event in stream.events():
         began()
         sent = event.message
-        record = BroadcastRecord(sent.topic, sent.partition, sent.offset, round(sent.timestamp * 1000), sent.key, sent.value)
+        record = KafkaRecord(sent.topic, sent.partition, sent.offset, round(sent.timestamp * 1000), sent.key, sent.value)
         work = core.process(Batch([decoders[record.topic](record)]), TableStates())
         for states in work.states.values():
             for key, state in states.items():

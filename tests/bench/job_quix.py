@@ -16,8 +16,8 @@ from job_settings import pipeline, settings
 from quixstreams import Application, State, message_context
 
 from stream import topics
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.state import UserState, decode
 
 broker, group, events, output, partitions, folder, start, count = sys.argv[1:9]
@@ -55,7 +55,7 @@ class KeyState:
 def recommend(value: bytes, key: bytes, timestamp: int, _headers: Any, state: State) -> list[bytes | None]:
     began()
     place = message_context()
-    record = BroadcastRecord(place.topic, place.partition, place.offset, timestamp, key, value)
+    record = KafkaRecord(place.topic, place.partition, place.offset, timestamp, key, value)
     work = core.process(Batch([decoders[place.topic](record)]), KeyState(state))
     for states in work.states.values():
         for encoded in states.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
@@ -17,7 +18,8 @@ from stream.connection import Broker
 from stream.engine import transport
 from stream.engine.checkpoint import Membership, group_metadata
 from stream.engine.intake import Partition
-from stream.engine.transport import CommittedReader, stable_offsets
+from stream.engine.reader import Fetched
+from stream.engine.transport import BatchConsumer, GroupMember, stable_offsets
 
 SECONDS = 60
 
@@ -29,7 +31,7 @@ def test_offsets_read_in_an_earlier_generation_are_refused_though_the_consumer_i
 
     async def scenario() -> None:
         first, second = (AIOKafkaConsumer(topic, bootstrap_servers=kafka, group_id=group, enable_auto_commit=False) for _ in "ab")
-        reader = cast(CommittedReader, SimpleNamespace(_ensure_consumer=lambda: first))
+        reader = cast(GroupMember, SimpleNamespace(_ensure_consumer=lambda: first))
         await first.start()
         try:
             async with asyncio.timeout(SECONDS):
@@ -37,15 +39,15 @@ def test_offsets_read_in_an_earlier_generation_are_refused_though_the_consumer_i
                     await first.getmany(timeout_ms=100)
                 before = membership(first, group)
                 offsets = {Partition(topic, p): 0 for p in (0, 1)}
-                assert await CommittedReader._commit_as(reader, offsets, before)
+                assert await GroupMember._commit_as(reader, offsets, before)
                 await second.start()
                 while len(first.assignment()) != 1:
                     await first.getmany(timeout_ms=100)
             assert membership(first, group) != before
             ours, theirs = first.assignment(), second.assignment()
-            assert not await CommittedReader._commit_as(reader, {Partition(*tp): 5 for tp in (*ours, *theirs)}, before)
+            assert not await GroupMember._commit_as(reader, {Partition(*tp): 5 for tp in (*ours, *theirs)}, before)
             assert [await first.committed(tp) for tp in (*ours, *theirs)] == [0, 0]
-            assert await CommittedReader._commit_as(reader, {Partition(*tp): 5 for tp in ours}, membership(first, group))
+            assert await GroupMember._commit_as(reader, {Partition(*tp): 5 for tp in ours}, membership(first, group))
             assert [await first.committed(tp) for tp in ours] == [5]
         finally:
             await first.stop()
@@ -73,6 +75,75 @@ def test_offsets_that_a_transaction_may_still_move_are_waited_for_while_they_are
         stable_offsets(broker, [partition])
     producer.commit_transaction(30)
     assert stable_offsets(broker, [partition]) == {partition: 7}
+
+
+def test_a_group_member_that_fetches_nothing_keeps_its_place_and_moves_its_positions(kafka: str) -> None:
+    topic = f"in-{uuid.uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
+    producer = Producer({"bootstrap.servers": kafka})
+    for partition in (0, 1):
+        producer.produce(topic, b"value", partition=partition)
+    producer.flush(30)
+    times = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500, "max_poll_interval_ms": 10**12}
+
+    async def scenario() -> None:
+        group = uuid.uuid4().hex
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, auto_offset_reset="earliest", **times)
+        await consumer.start()
+        await consumer._fetcher.close()  # as GroupMember does
+        try:
+            async with asyncio.timeout(SECONDS):
+                consumer.subscribe([topic])
+                while len(consumer.assignment()) < 2:
+                    await asyncio.sleep(0.1)
+                before = membership(consumer, group)
+                for tp in consumer.assignment():
+                    consumer.seek(tp, 1)
+                    assert await consumer.position(tp) == 1
+                await asyncio.sleep(7)  # longer than a session without heartbeats
+            assert membership(consumer, group) == before
+            assert not consumer._fetcher._records
+        finally:
+            await consumer.stop()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_read_has_brought_is_not_lost_when_faust_cancels_who_waits_for_it() -> None:
+    async def scenario() -> list[int]:
+        taken: list[int] = []
+        reading, may_end = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def read(full: set[Partition]) -> dict[Partition, Fetched]:
+            loop.call_soon_threadsafe(reading.set)
+            asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(SECONDS)
+            return {Partition("clicks", 0): Fetched([], 7)}
+
+        intake = SimpleNamespace(full=set, starved=lambda: False, put=lambda partition, records, lag: taken.append(lag))
+        consumer = cast(
+            BatchConsumer,
+            SimpleNamespace(
+                app=SimpleNamespace(intake=intake, should_stop=False),
+                flow_active=True,
+                _stopped=asyncio.Event(),
+                _positions=asyncio.Lock(),
+                _next=read,
+            ),
+        )
+        consumer._read = partial(BatchConsumer._read, consumer)  # type: ignore[method-assign]
+        draining = asyncio.create_task(BatchConsumer._drain_messages(consumer, SimpleNamespace(_stopped=asyncio.Event())))
+        await reading.wait()
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+        assert consumer._positions.locked()  # so that nothing is moved before it has ended
+        may_end.set()
+        async with consumer._positions:
+            return taken
+
+    assert asyncio.run(scenario()) == [7]
 
 
 def membership(consumer: AIOKafkaConsumer, group: str) -> Membership:

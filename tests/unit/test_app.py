@@ -13,19 +13,19 @@ import pytest
 
 from stream.app import App, Batches
 from stream.decode import Event, Reject
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Membership, MovedOnError, Output, Work
 from stream.engine.embedded_broker import EmbeddedBroker
 from stream.engine.intake import Batch, Intake, Partition
 from stream.engine.pace import Pace
+from stream.engine.reader import KafkaRecord
 from stream.events import Search
 from stream.settings import Broker, Engine, Settings, Web
 
 CLICKS = Partition("clicks", 0)
 
 
-def record(offset: int) -> BroadcastRecord:
-    return BroadcastRecord(*CLICKS, offset, 0, b"u", b"")
+def record(offset: int) -> KafkaRecord:
+    return KafkaRecord(*CLICKS, offset, 0, b"u", b"")
 
 
 def decode(record: Any) -> Event:
@@ -94,7 +94,7 @@ class World:
 
     async def answer(self, first: int, count: int = 1) -> None:
         """Let events come, and the agent answer them as one batch."""
-        self.intake.put(CLICKS, [record(offset) for offset in range(first, first + count)])
+        self.intake.put(CLICKS, [record(offset) for offset in range(first, first + count)], 0)
         await self.app._answer(await self.intake.take(count))
 
     async def has_happened(self, *expected: str) -> None:
@@ -122,7 +122,7 @@ def test_the_agent_is_given_batches_as_large_as_their_time_allows(tell: Any) -> 
     async def story(world: World) -> None:
         world.app.pace = Pace(target=0.1, most=16)
         world.seconds_an_event = 0.05
-        world.intake.put(CLICKS, [record(offset) for offset in range(21)])
+        world.intake.put(CLICKS, [record(offset) for offset in range(21)], 0)
         for taken in (16, 4, 1):
             batch = await anext(Batches(world.app))
             assert len(batch.entries) == taken

@@ -21,8 +21,8 @@ from stream.encoder import session as onnx_session
 from stream.encoder.batching import GPU_TOKEN_BUDGET
 from stream.encoder.bound import BoundRuns
 from stream.encoder.session import CPU, CUDA, count_gpus, open_session
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.events import Item
 from stream.pipeline import Pipeline
 from stream.recommend.catalogue import Catalogue, item_text
@@ -152,7 +152,7 @@ def answers(encoder: Encoder, queries: Sequence[str]) -> list[list[str]]:
     entries = []
     for number, query in enumerate(queries):
         body = {"event_id": f"e{number}", "user_id": f"u{number}", "timestamp": 1_767_225_600_000 + number, "query": query}
-        record = BroadcastRecord("searches", 0, number, 0, f"u{number}".encode(), msgspec.json.encode(body))
+        record = KafkaRecord("searches", 0, number, 0, f"u{number}".encode(), msgspec.json.encode(body))
         entries.append(Pipeline.decode_search(record))
     outputs = pipeline.process(Batch(entries), MemoryStates()).outputs
     found = [msgspec.json.decode(output.value or b"") for output in outputs if output.topic == "recommendations"]

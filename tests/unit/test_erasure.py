@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from stream.decode import Erasure, Event, Reject, decode_click, decode_erasure, decode_search
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch, Intake, Partition
+from stream.engine.reader import KafkaRecord
 from stream.events import Item
 from stream.pipeline import Pipeline
 from stream.recommend.catalogue import Catalogue, item_text
@@ -30,20 +30,20 @@ TITLES = ["red hose", "blue shoe", "war game", "coffee grinder"]
 
 def search(offset: int, user: str, query: str, time: int) -> Event:
     event = {"event_id": f"s{offset}", "user_id": user, "query": query, "timestamp": time}
-    found = decode_search(BroadcastRecord("searches", 0, offset, time, user.encode(), json.dumps(event).encode()))
+    found = decode_search(KafkaRecord("searches", 0, offset, time, user.encode(), json.dumps(event).encode()))
     assert isinstance(found, Event), found
     return found
 
 
 def click(offset: int, user: str, item: str, time: int) -> Event:
     event = {"event_id": f"c{offset}", "user_id": user, "item_id": item, "timestamp": time}
-    found = decode_click(BroadcastRecord("clicks", 0, offset, time, user.encode(), json.dumps(event).encode()))
+    found = decode_click(KafkaRecord("clicks", 0, offset, time, user.encode(), json.dumps(event).encode()))
     assert isinstance(found, Event), found
     return found
 
 
 def erase(offset: int, user: str, time: int) -> Erasure:
-    found = decode_erasure(BroadcastRecord("erasures", 0, offset, time, user.encode(), None))
+    found = decode_erasure(KafkaRecord("erasures", 0, offset, time, user.encode(), None))
     assert isinstance(found, Erasure), found
     return found
 
@@ -142,9 +142,9 @@ def test_an_erasure_takes_its_place_by_kafka_time_behind_events_of_the_same_mill
             {"searches": decode_search, "clicks": decode_click, "erasures": decode_erasure}, wait=0, backlog_wait=0, capacity=100
         )
         intake.assign({Partition(topic, 0): 0 for topic in ("searches", "clicks", "erasures")})
-        intake.put(Partition("erasures", 0), [erase(0, "anna", START + 10).record])
-        intake.put(Partition("clicks", 0), [click(n, "anna", "i0", START + 5 * n).record for n in range(4)])
-        intake.put(Partition("searches", 0), [search(0, "anna", "hose", START + 10).record])
+        intake.put(Partition("erasures", 0), [erase(0, "anna", START + 10).record], 0)
+        intake.put(Partition("clicks", 0), [click(n, "anna", "i0", START + 5 * n).record for n in range(4)], 0)
+        intake.put(Partition("searches", 0), [search(0, "anna", "hose", START + 10).record], 0)
         return [f"{entry.record.topic} {entry.record.offset}" for entry in (await intake.take(10)).entries]
 
     assert asyncio.run(merged()) == ["clicks 0", "clicks 1", "searches 0", "clicks 2", "erasures 0", "clicks 3"]
@@ -155,7 +155,7 @@ def test_an_erasure_takes_its_place_by_kafka_time_behind_events_of_the_same_mill
     [(None, None, "key"), (b"", None, "key"), (b"\xff", None, "key"), (b"anna", b"{}", "value"), (b"anna", b"", "value")],
 )
 def test_what_is_no_erasure_is_set_aside(key: bytes | None, value: bytes | None, fault: str) -> None:
-    found = decode_erasure(BroadcastRecord("erasures", 0, 0, START, key, value))
+    found = decode_erasure(KafkaRecord("erasures", 0, 0, START, key, value))
     assert isinstance(found, Reject)
     assert found.error.startswith(f"{fault}: ")
 

@@ -5,8 +5,8 @@ import inspect
 
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.consumer.fetcher import Fetcher as AIOKafkaFetcher
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance, GroupCoordinator
 from confluent_kafka import Consumer
 from faust import App as FaustApp
 from faust.stores.rocksdb import Store
@@ -32,9 +32,7 @@ def test_the_fetcher_calls_drain_messages() -> None:
     "name",
     [
         "_drain_messages",
-        "_get_active_partitions",
-        "_is_changelog_tp",
-        "_getmany",
+        "on_stop",
         "seek_to_committed",
         "commit",
         "wait_empty",
@@ -81,14 +79,18 @@ def test_the_store_keeps_one_database_per_partition_and_its_offset_as_decimal_te
     assert list(inspect.signature(Store._db_for_partition).parameters) == ["self", "partition"]
 
 
-def test_the_consumer_thread_can_be_told_to_read_committed_records_only() -> None:
-    assert "_create_worker_consumer" in source(driver.AIOKafkaConsumerThread._create_consumer)
-    assert "isolation_level=self._isolation_level" in source(AIOKafkaConsumer.start)
+def test_the_consumer_thread_has_started_its_consumer_and_with_it_the_fetcher_that_we_close() -> None:
+    assert "await self._consumer.start()" in source(driver.AIOKafkaConsumerThread.on_start)
+    assert "self._fetcher = Fetcher(" in source(AIOKafkaConsumer.start)
+    assert "self._fetch_task.cancel()" in source(AIOKafkaFetcher.close)
 
 
-def test_aiokafka_tells_position_and_high_watermark_of_an_assigned_partition() -> None:
-    text = source(SubscriptionState)
-    assert "def assigned_partitions" in text
+def test_who_reads_nothing_leaves_the_group_only_when_its_poll_interval_is_over() -> None:
+    assert "if idle_time < self._max_poll_interval:" in source(GroupCoordinator._heartbeat_routine)
+    assert "max_poll_interval" not in source(CoordinatorGroupRebalance)  # no broker is told of it
+
+
+def test_aiokafka_tells_generation_and_member() -> None:
     assert "self.generation = " in source(GroupCoordinator.__init__)
     assert "self.member_id = " in source(GroupCoordinator.__init__)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mutation import mutated
 
 from stream.decode import EARLIEST, LATEST, Erasure, Event, Reject, decode_click, decode_erasure, decode_item, decode_search
-from stream.engine.broadcast import BroadcastRecord
+from stream.engine.reader import KafkaRecord
 from stream.events import Item
 from stream.lines import behaviour_line, item_line
 from stream.window import remembered, unpack
@@ -25,7 +25,7 @@ def _decode_many(seed: int) -> None:
     random = randomness.Random(seed)
     for _ in range(PER_EXAMPLE):
         sent = mutated(random)
-        record = BroadcastRecord(sent.topic, 0, 7, random.choice((-1, 0, 1_756_684_800_000)), sent.key, sent.value)
+        record = KafkaRecord(sent.topic, 0, 7, random.choice((-1, 0, 1_756_684_800_000)), sent.key, sent.value)
         found = (decode_search if sent.topic == "searches" else decode_click)(record)
         outcomes[type(found).__name__] += 1
         if isinstance(found, Event):
@@ -69,4 +69,4 @@ def test_a_hundred_thousand_mutated_messages_are_events_or_rejects() -> None:
 @example(b'{"a": ' * 2_000, b"a")
 def test_any_bytes_at_all_are_an_event_or_a_reject(value: bytes, key: bytes | None) -> None:
     for decode in (decode_search, decode_click):
-        assert isinstance(decode(BroadcastRecord("searches", 0, 0, -1, key, value)), Event | Reject)
+        assert isinstance(decode(KafkaRecord("searches", 0, 0, -1, key, value)), Event | Reject)

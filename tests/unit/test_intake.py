@@ -1,6 +1,7 @@
 """What `Intake` promises: event-time order across partitions, bounded waiting, nothing twice, nothing lost."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from hypothesis import given
@@ -30,9 +31,14 @@ def decode_click(record: Record) -> Event | Reject:
     return Event(record.timestamp, Click(event_id="e", user_id="u", item_id="i", timestamp=record.timestamp), record)
 
 
-def new_intake(*, wait: float = 0.05, backlog_wait: float = 5.0, lag: int | None = 0, capacity: int = 100) -> Intake:
+def new_intake(
+    offsets: Mapping[Partition, int], *, wait: float = 0.0, backlog_wait: float = 5.0, capacity: int = 100, lag: int | None = 0
+) -> Intake:
+    """An intake of these partitions, each of which is known to have so much more."""
     intake = Intake({"searches": decode_search, "clicks": decode_click}, wait=wait, backlog_wait=backlog_wait, capacity=capacity)
-    intake.lag = lambda _: lag
+    intake.assign(offsets)
+    for partition in offsets:
+        intake.put(partition, [], lag)
     return intake
 
 
@@ -55,11 +61,10 @@ async def take_all(intake: Intake, count: int, limit: int = 1000) -> list[Event 
 @given(st.lists(st.lists(st.integers(0, 50)).map(sorted), min_size=1, max_size=6), st.integers(min_value=1, max_value=7))
 def test_partitions_that_are_each_in_order_come_out_in_order_and_whole(times: list[list[int]], limit: int) -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0)
         partitions = [Partition("searches" if n % 2 else "clicks", n) for n in range(len(times))]
-        intake.assign(dict.fromkeys(partitions, 0))
+        intake = new_intake(dict.fromkeys(partitions, 0))
         for partition, stamps in zip(partitions, times, strict=True):
-            intake.put(partition, records(partition, stamps))
+            intake.put(partition, records(partition, stamps), 0)
         taken = await take_all(intake, sum(map(len, times)), limit)
         seen = [entry.record.timestamp for entry in taken]
         assert seen == sorted(seen)
@@ -70,14 +75,13 @@ def test_partitions_that_are_each_in_order_come_out_in_order_and_whole(times: li
 
 async def _put_later(intake: Intake, partition: Partition, times: list[int], delay: float) -> None:
     await asyncio.sleep(delay)
-    intake.put(partition, records(partition, times))
+    intake.put(partition, records(partition, times), 0)
 
 
 def test_an_earlier_event_that_arrives_a_little_later_comes_first() -> None:
     async def run() -> None:
-        intake = new_intake(wait=2.0)
-        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [20]))
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), wait=2.0)
+        intake.put(CLICKS, records(CLICKS, [20]), 0)
         late = asyncio.create_task(_put_later(intake, SEARCHES, [10], 0.05))
         taken = await take_all(intake, 2)
         await late
@@ -88,9 +92,8 @@ def test_an_earlier_event_that_arrives_a_little_later_comes_first() -> None:
 
 def test_a_partition_with_known_lag_is_waited_for_longer_than_one_read_to_its_end() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0, backlog_wait=0.5, lag=7)
-        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [20]))
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), backlog_wait=0.5, lag=7)
+        intake.put(CLICKS, records(CLICKS, [20]), 0)
         late = asyncio.create_task(_put_later(intake, SEARCHES, [10], 0.2))
         taken = await take_all(intake, 2)
         await late
@@ -101,14 +104,13 @@ def test_a_partition_with_known_lag_is_waited_for_longer_than_one_read_to_its_en
 
 def test_waiting_ends_and_a_silent_partition_then_costs_nothing_until_it_speaks_again() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.2)
-        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), wait=0.2)
         loop = asyncio.get_running_loop()
-        intake.put(CLICKS, records(CLICKS, [20]))
+        intake.put(CLICKS, records(CLICKS, [20]), 0)
         begun = loop.time()
         await take_all(intake, 1)
         first = loop.time() - begun
-        intake.put(CLICKS, records(CLICKS, [30], start=1))
+        intake.put(CLICKS, records(CLICKS, [30], start=1), 0)
         begun = loop.time()
         await take_all(intake, 1)
         assert first >= 0.15
@@ -117,12 +119,62 @@ def test_waiting_ends_and_a_silent_partition_then_costs_nothing_until_it_speaks_
     asyncio.run(run())
 
 
+def test_who_has_waited_long_enough_does_not_wait_for_a_partition_that_becomes_empty_before_it() -> None:
+    async def run() -> None:
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), wait=0.2)
+        intake.put(SEARCHES, records(SEARCHES, [10]), 0)
+        intake.put(CLICKS, records(CLICKS, [20, 30]), 0)
+        await asyncio.sleep(0.25)
+        intake.put(CLICKS, records(CLICKS, [40], start=2), 0)
+        batch = await asyncio.wait_for(intake.take(10), 5)
+        assert [entry.record.timestamp for entry in batch.entries] == [10, 20, 30]
+        begun = asyncio.get_running_loop().time()
+        assert [entry.record.timestamp for entry in (await asyncio.wait_for(intake.take(10), 5)).entries] == [40]
+        assert asyncio.get_running_loop().time() - begun >= 0.15
+
+    asyncio.run(run())
+
+
+def test_others_wait_for_a_partition_only_until_it_is_known_to_have_nothing_more() -> None:
+    async def run() -> None:
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), lag=None)
+        intake.put(CLICKS, records(CLICKS, [20]), 0)
+        taking = asyncio.create_task(intake.take(10))
+        await asyncio.sleep(0.1)
+        assert not taking.done()
+        assert intake.starved()
+        intake.put(SEARCHES, [], 0)
+        assert not intake.starved()
+        assert [entry.record.timestamp for entry in (await asyncio.wait_for(taking, 1)).entries] == [20]
+
+    asyncio.run(run())
+
+
+def test_a_partition_that_says_nothing_though_it_should_have_more_is_given_up() -> None:
+    async def run() -> None:
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), backlog_wait=0.2, lag=7)
+        await asyncio.sleep(0.3)  # with nothing to answer nobody waits
+        begun = asyncio.get_running_loop().time()
+        intake.put(CLICKS, records(CLICKS, [20]), 0)
+        assert intake.starved()
+        assert len(await take_all(intake, 1)) == 1
+        assert asyncio.get_running_loop().time() - begun >= 0.15
+        intake.put(CLICKS, records(CLICKS, [30], start=1), 0)
+        assert not intake.starved()
+        assert len(await asyncio.wait_for(take_all(intake, 1), 0.1)) == 1
+        intake.put(SEARCHES, records(SEARCHES, [40]), 5)
+        intake.put(CLICKS, records(CLICKS, [50], start=2), 0)
+        assert len(await take_all(intake, 1)) == 1
+        assert intake.starved()
+
+    asyncio.run(run())
+
+
 def test_what_is_fetched_again_after_a_seek_is_taken_once() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0)
-        intake.assign(dict.fromkeys([CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [1, 2, 3]))
-        intake.put(CLICKS, records(CLICKS, [1, 2, 3, 4]))
+        intake = new_intake(dict.fromkeys([CLICKS], 0))
+        intake.put(CLICKS, records(CLICKS, [1, 2, 3]), 0)
+        intake.put(CLICKS, records(CLICKS, [1, 2, 3, 4]), 0)
         assert [entry.record.offset for entry in await take_all(intake, 4)] == [0, 1, 2, 3]
 
     asyncio.run(run())
@@ -138,19 +190,18 @@ def test_what_a_fetch_brings_is_told_once_and_before_it_is_handed_out() -> None:
         arrived=lambda entries: told.append([entry.record.offset for entry in entries]),
     )
     intake.assign({CLICKS: 1})
-    intake.put(CLICKS, records(CLICKS, [5, 6, 7]))
-    intake.put(CLICKS, records(CLICKS, [6, 7, 8], start=1))
-    intake.put(SEARCHES, records(SEARCHES, [9]))
+    intake.put(CLICKS, records(CLICKS, [5, 6, 7]), 0)
+    intake.put(CLICKS, records(CLICKS, [6, 7, 8], start=1), 0)
+    intake.put(SEARCHES, records(SEARCHES, [9]), 0)
     assert told == [[1, 2], [3]]
 
 
 def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0)
-        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0))
         broken = Record("clicks", 0, 1, 0, value=None)
-        intake.put(CLICKS, [Record("clicks", 0, 0, 10), broken, Record("clicks", 0, 2, 30)])
-        intake.put(SEARCHES, records(SEARCHES, [5, 20]))
+        intake.put(CLICKS, [Record("clicks", 0, 0, 10), broken, Record("clicks", 0, 2, 30)], 0)
+        intake.put(SEARCHES, records(SEARCHES, [5, 20]), 0)
         taken = await take_all(intake, 5)
         assert [e.record.timestamp for e in taken] == [5, 10, 0, 20, 30]
 
@@ -159,11 +210,10 @@ def test_a_reject_keeps_its_place_between_the_events_around_it() -> None:
 
 def test_a_full_partition_is_named_until_it_has_room() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0, capacity=4)
-        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [1, 2]))
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), capacity=4)
+        intake.put(CLICKS, records(CLICKS, [1, 2]), 0)
         assert intake.full() == set()
-        intake.put(SEARCHES, records(SEARCHES, [3]))  # now each has half of the room
+        intake.put(SEARCHES, records(SEARCHES, [3]), 0)  # now each has half of the room
         assert intake.full() == {CLICKS}
         await take_all(intake, 1)
         assert intake.full() == set()
@@ -173,11 +223,10 @@ def test_a_full_partition_is_named_until_it_has_room() -> None:
 
 def test_a_partition_that_holds_nothing_is_never_full_however_many_share_the_room() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0, capacity=1)
-        intake.assign(dict.fromkeys([SEARCHES, CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [1, 2]))
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), capacity=1)
+        intake.put(CLICKS, records(CLICKS, [1, 2]), 0)
         assert intake.full() == {CLICKS}
-        intake.put(SEARCHES, records(SEARCHES, [3]))
+        intake.put(SEARCHES, records(SEARCHES, [3]), 0)
         assert intake.full() == {CLICKS, SEARCHES}
         assert [e.record.timestamp for e in await take_all(intake, 3)] == [1, 2, 3]
         assert intake.full() == set()
@@ -187,9 +236,8 @@ def test_a_partition_that_holds_nothing_is_never_full_however_many_share_the_roo
 
 def test_draining_waits_for_the_batch_in_flight_and_hands_out_nothing_more() -> None:
     async def run() -> None:
-        intake = new_intake(wait=0.0)
-        intake.assign(dict.fromkeys([CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [1, 2, 3]))
+        intake = new_intake(dict.fromkeys([CLICKS], 0))
+        intake.put(CLICKS, records(CLICKS, [1, 2, 3]), 0)
         batch = await intake.take(1)
         assert batch.offsets == {CLICKS: 1}
         draining = asyncio.create_task(intake.drain())
@@ -201,7 +249,7 @@ def test_draining_waits_for_the_batch_in_flight_and_hands_out_nothing_more() -> 
         await asyncio.sleep(0.05)
         assert not waiting.done()
         intake.assign(dict.fromkeys([CLICKS], 0))
-        intake.put(CLICKS, records(CLICKS, [2, 3], start=1))
+        intake.put(CLICKS, records(CLICKS, [2, 3], start=1), 0)
         assert (await waiting).offsets == {CLICKS: 3}
 
     asyncio.run(run())

@@ -12,9 +12,9 @@ from full_disk import largest_file
 
 from stream import knowledge
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.embedded_broker import EmbeddedBroker
+from stream.engine.reader import KafkaRecord
 from stream.engine.store import StoreError
 from stream.knowledge import Knowledge
 from stream.settings import Broker, Engine, Settings, Topics
@@ -82,7 +82,7 @@ def test_dead_letters_of_items_go_out_once_and_again_only_where_their_batch_came
     found = new_knowledge(world)
     letters = []
     for offset in range(2):
-        found.put_items([BroadcastRecord("items", 0, offset, T, b"i", json.dumps({"title": 1}).encode())])
+        found.put_items([KafkaRecord("items", 0, offset, T, b"i", json.dumps({"title": 1}).encode())])
         letters.append(found.outputs())
     assert [len(outputs) for outputs in letters] == [1, 1]
     found.published()  # the first

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_ranker import TITLES, D, T, search, streams, unit
 
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
+from stream.engine.reader import KafkaRecord
 from stream.events import Item, RecommendedItem
 from stream.knowledge import Knowledge
 from stream.recommend.catalogue import Catalogue
@@ -286,7 +286,7 @@ def test_catching_up_leaves_the_next_search_nothing_to_do_and_changes_nothing_th
 def test_what_is_put_into_the_catalogue_is_in_its_index_before_anybody_asks(tiny_model: Path) -> None:
     knowledge = Knowledge(Settings(recommend=Recommend(exact_items=500)), Encoder(tiny_model, device="cpu"))
     knowledge.put_items(
-        BroadcastRecord("items", 0, n, T, f"i{n}".encode(), json.dumps({"item_id": f"i{n}", "title": f"red fox {n}"}).encode())
+        KafkaRecord("items", 0, n, T, f"i{n}".encode(), json.dumps({"item_id": f"i{n}", "title": f"red fox {n}"}).encode())
         for n in range(600)
     )
     assert knowledge.catalogue.large is not None

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from stream.decode import Event, Reject
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.events import Item
 from stream.pipeline import Pipeline
 from stream.recommend.catalogue import Catalogue, item_text
@@ -71,7 +71,7 @@ def entries(made: list[Happening]) -> list[Event | Reject]:
         topic, key, value = values[-1]
         read = Pipeline.decode_search if topic == "searches" else Pipeline.decode_click
         partition = int(key[1:])  # a user has one: the key decides
-        decoded.append(read(BroadcastRecord(topic, partition, number, 0, key, value)))
+        decoded.append(read(KafkaRecord(topic, partition, number, 0, key, value)))
     return decoded
 
 

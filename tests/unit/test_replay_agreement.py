@@ -7,8 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
+from stream.engine.reader import KafkaRecord
 from stream.replay.agreement import Agreement
 
 
@@ -17,15 +17,15 @@ def value(offset: int, items: list[str], score: float = 0.5) -> bytes:
     return json.dumps({"trigger": trigger, "items": [{"item_id": item, "score": score} for item in items]}).encode()
 
 
-def published(offset: int, produced: int, items: list[str], score: float = 0.5) -> BroadcastRecord:
-    return BroadcastRecord("recommendations", 0, offset, produced, b"ada", value(offset, items, score))
+def published(offset: int, produced: int, items: list[str], score: float = 0.5) -> KafkaRecord:
+    return KafkaRecord("recommendations", 0, offset, produced, b"ada", value(offset, items, score))
 
 
 def replayed(offset: int, items: list[str]) -> Output:
     return Output("recommendations", b"ada", value(offset, items))
 
 
-def counts(records: list[BroadcastRecord], outputs: list[Output]) -> dict[str, int]:
+def counts(records: list[KafkaRecord], outputs: list[Output]) -> dict[str, int]:
     agreement = Agreement(records, "recommendations")
     agreement.take(outputs)
     found: dict[str, int] = agreement.findings()["counts"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from stream.decode import Event, decode_click
-from stream.engine.broadcast import BroadcastRecord
+from stream.engine.reader import KafkaRecord
 from stream.events import DriftLevel, Item, State
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.recommender import Choices
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 def click(user: str, item: str, time: int, event_id: str, query: str = "") -> Event:
     value = {"event_id": event_id, "user_id": user, "item_id": item, "timestamp": T0 + time, "query": query}
-    found = decode_click(BroadcastRecord("clicks", 0, 0, 0, user.encode(), json.dumps(value).encode()))
+    found = decode_click(KafkaRecord("clicks", 0, 0, 0, user.encode(), json.dumps(value).encode()))
     assert isinstance(found, Event)
     return found
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from stream.decode import Entry, Erasure, Event, Reject
 from stream.encoder import Encoder
-from stream.engine.broadcast import BroadcastRecord
 from stream.engine.checkpoint import Output
 from stream.engine.intake import Batch
+from stream.engine.reader import KafkaRecord
 from stream.lines import LinesError
 from stream.recommend.recommender import Recommender
 from stream.replay.one_pass import replay
@@ -32,8 +32,8 @@ def click(number: int, user: str, item: str, time: int) -> dict[str, Any]:
     return {"event_id": f"c{number}", "user_id": user, "item_id": item, "timestamp": T0 + time}
 
 
-def record(topic: str, partition: int, offset: int, event: dict[str, Any]) -> BroadcastRecord:
-    return BroadcastRecord(topic, partition, offset, 0, event["user_id"].encode(), json.dumps(event).encode())
+def record(topic: str, partition: int, offset: int, event: dict[str, Any]) -> KafkaRecord:
+    return KafkaRecord(topic, partition, offset, 0, event["user_id"].encode(), json.dumps(event).encode())
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -74,7 +74,7 @@ def test_events_out_of_order_in_their_partition_are_moved_to_their_place_and_cou
 
 
 def test_a_line_that_is_no_event_stays_behind_the_one_before_it() -> None:
-    broken = BroadcastRecord("clicks", 0, 1, 0, b"ada", b"{")
+    broken = KafkaRecord("clicks", 0, 1, 0, b"ada", b"{")
     clicks = [record("clicks", 0, 0, click(0, "ada", "i", 5)), broken, record("clicks", 0, 2, click(1, "ada", "i", 9))]
     entries, _ = in_event_time({"clicks": clicks, "searches": [record("searches", 0, 0, search(0, "bob", "q", 7))]})
     assert [isinstance(entry, Reject) for entry in entries] == [False, True, False, False]
