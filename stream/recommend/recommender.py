@@ -18,7 +18,7 @@ from stream.recommend.shortlist import Shortlist, Table
 from stream.settings import Recommend
 
 CELLS = 48_000  # values of one feature in a block of events: few enough to stay in the processor's cache
-CANDIDATES = 300  # of an event, about, where the catalogue is large
+CANDIDATES = 100  # of an event, about, where the catalogue is large
 
 
 class Choices(NamedTuple):

@@ -22,7 +22,7 @@ from stream.recommend.memory import DAY, Memory
 from stream.recommend.popular import Popular
 from stream.recommend.ranker import COVERAGE, FEATURES, POPULAR, PROFILE, TEXT, Floats
 from stream.recommend.titles import LookedUp
-from stream.recommend.vectors import Vector, on_grid
+from stream.recommend.vectors import Vector, coarse, on_grid
 from stream.settings import Recommend
 
 NEAREST = 128  # items by text, or by profile where there is no query
@@ -188,17 +188,14 @@ class Shortlist:
         by_text = (np.arange(count)[:, None] * height + near)[near >= 0]
         cells = np.sort(np.concatenate([by_text, *[at * height + one.rows for at, one in enumerate(looked_up)]]))
         cells = np.concatenate([cells[:1], cells[1:][cells[1:] != cells[:-1]]])
-        text = np.full(len(cells), np.nan, np.float32)
-        text[np.searchsorted(cells, by_text)] = products[near >= 0]
         ends = np.searchsorted(cells, np.arange(count + 1) * height)
-        of_query = np.repeat(np.arange(count), np.diff(ends))
+        sizes = np.diff(ends)
+        of_query = np.repeat(np.arange(count), sizes)
         rows = cells - of_query * height
         coverage = large.titles.coverage(looked_up, of_query, rows)
-        titled = np.flatnonzero(np.isnan(text))
-        for at, (begin, end) in enumerate(pairwise(np.searchsorted(of_query[titled], np.arange(count + 1)).tolist())):
-            some = titled[begin:end]
-            text[some] = large.vectors.products(rows[some], texts[at, None])[:, 0]
-        sizes = np.diff(ends)
+        # What only the title proposes is at most as near as the last of the nearest. To read its vector would tell little more.
+        text = products.min(axis=1, where=near >= 0, initial=1.0)[of_query]
+        text[np.searchsorted(cells, by_text)] = products[near >= 0]
         against = np.full((count, sizes.max()), np.inf, np.float32)
         against[of_query, np.arange(len(cells)) - ends[of_query]] = -(
             self.settings.text_weight * text + self.settings.coverage_weight * coverage
@@ -257,7 +254,8 @@ class Shortlist:
         others = len(self.catalogue) - sizes
         weights = abs(settings.text_weight) + abs(settings.profile_weight) or 1.0
         text, profile = settings.text_weight / weights, settings.profile_weight / weights
-        log_odds = (on_grid(texts * np.float64(text) + profiles * np.float64(profile)) @ large.vectors.sample.T) * weights
+        sought = coarse(texts * np.float32(text) + profiles * np.float32(profile))
+        log_odds = (sought @ large.vectors.sample.T) * np.float64(weights)
         highest = log_odds.max(axis=1)
         typical = np.log(np.exp(log_odds - highest[:, None]).mean(axis=1)) + highest + settings.coverage_weight * averages[1]
         popular = averages[3] * len(self.catalogue) - np.add.reduceat(features[POPULAR], ends[:-1])

@@ -1,9 +1,10 @@
 """The vectors of a large catalogue: 16 bits a number, and an index that finds the nearest without looking at all of them.
 
 Up to `recommend.exact_items` nothing here is used. The index is faiss' inverted file with 8-bit codes: vectors lie in lists, each
-around a centroid, and a search reads the lists whose centroids are nearest. It only proposes; what it proposes is compared by the
-16-bit vectors. Products with these and with centroids are exact (see `on_grid`, `coarse`), so that a result depends on the query and
-on the catalogue's history alone: not on what is searched for with it, nor on the number of threads.
+around a centroid, and a search reads the lists whose centroids are nearest. These are so many that they lie in such an index
+themselves, in lists of centroids called groups. It only proposes; what it proposes is compared by the 16-bit vectors. Products with
+these and with the middles of groups are exact (see `on_grid`, `coarse`), and faiss computes those with codes one by one, so that a
+result depends on the query and on the catalogue's history alone: not on what is searched for with it, nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ GRID = 2.0**-25  # finer than float32 is at 0.5; products are multiples of 2⁻�
 COARSE = 2.0**-11  # products are multiples of 2⁻²², and with sums below 4 fit the 24 bits of float32
 UNIT = 2.0**-15  # of a stored number: the cosine of two texts is off by some 10⁻⁵
 LEAST_IN_LIST = 39  # vectors in a list at least, on average
-TRAINED_FROM = 24  # vectors a centroid, at most: with more, or more rounds, searches find no more
+TRAINED_FROM = 12  # vectors a centroid, at most: twice as many take twice as long, and searches find 1% more
 ROUNDS = 4  # of k-means
-PROBES = 4  # lists that a search reads
+PROBES = 8  # lists that a search reads
+GROUPS = 16  # groups of centroids that are read for it
 SAMPLED = 256  # vectors that stand for all in estimates of a sum
 CHUNK = 8192  # vectors that are put into lists at a time
 
@@ -51,12 +53,12 @@ class LargeVectors:
     matter of what was put and removed, in which order, and of nothing else.
 
     Attributes:
-        sample: (SAMPLED, d) at most: vectors that stood for all of them when the index was trained last.
+        sample: (SAMPLED, d) at most, coarse: vectors that stood for all of them when the index was trained last.
     """
 
     def __init__(self, dimension: int, first: int) -> None:
         self.dimension = dimension
-        self.sample: Floats = np.zeros((0, dimension))
+        self.sample: Vector = np.zeros((0, dimension), np.float32)
         self._codes = np.zeros((0, dimension), np.int16)
         self._live = np.zeros(0, np.bool_)
         self._listed = np.zeros(0, np.bool_)  # whether the index knows the row
@@ -123,14 +125,8 @@ class LargeVectors:
         with self._lock:
             faiss.omp_set_num_threads(1)  # holds for the calling thread only; a second one takes longer to wake up than a search
             self._bring_up_to_date()
-            near, every = coarse(vectors) @ self._centroids.T, np.arange(len(vectors))
-            lists = np.empty((len(vectors), self._index.nprobe), np.int64)
-            for probe in lists.T:  # far cheaper than `argpartition` for so few
-                probe[:] = near.argmax(axis=1)
-                near[every, probe] = -np.inf
-            # How near the lists are would count where codes are of what is left to the centroid.
-            unused = np.zeros(lists.shape, np.float32)
-            products, rows = self._index.search_preassigned(vectors.astype(np.float32), count, lists, unused)
+            single = vectors.astype(np.float32)
+            products, rows = _read(self._index, self._lists(single, self._index.nprobe), single, count)
             return rows, products
 
     def catch_up(self) -> None:
@@ -149,21 +145,16 @@ class LargeVectors:
 
     def _train(self) -> None:
         """Make the index anew. Its lists are filled when somebody searches."""
-        lists = 1 << max(0, min(round(np.log2(4.0 * np.sqrt(self._count))), int(np.log2(self._count / LEAST_IN_LIST))))
+        lists = 1 << max(0, min(round(np.log2(16.0 * np.sqrt(self._count))), int(np.log2(self._count / LEAST_IN_LIST))))
         live = np.flatnonzero(self._live)
-        self.sample = self._codes[_spread(live, SAMPLED)].astype(np.float64) * UNIT
-        quantizer = faiss.IndexFlatIP(self.dimension)
-        index = faiss.IndexIVFScalarQuantizer(
-            quantizer, self.dimension, lists, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_INNER_PRODUCT, False
-        )
-        index.cp.niter = ROUNDS
-        index.cp.min_points_per_centroid = 1  # below 39, the default, it only prints a warning
+        self.sample = coarse(self._codes[_spread(live, SAMPLED)] * np.float32(UNIT))
+        self._index = _index(self.dimension, lists, PROBES)
+        self._centroids = _index(self.dimension, min(lists, 1 << round(np.log2(2.0 * np.sqrt(lists)))), GROUPS)
+        self._index.clustering_index = self._centroids  # finds the nearest ones in k-means already, and is left with the last
         faiss.omp_set_num_threads(1)  # the last bits of centroids depend on it
-        index.train(self._codes[_spread(live, TRAINED_FROM * lists)] * np.float32(UNIT))
-        index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes a row without reading all lists
-        index.nprobe = min(PROBES, lists)
-        self._index = index
-        self._centroids = coarse(quantizer.reconstruct_n(0, lists))
+        self._index.train(self._codes[_spread(live, TRAINED_FROM * lists)] * np.float32(UNIT))
+        self._index.set_direct_map_type(faiss.DirectMap.Hashtable)  # removes a row without reading all lists
+        self._groups = coarse(faiss.downcast_index(self._centroids.quantizer).reconstruct_n(0, self._centroids.nlist))
         self._listed[:] = False
         self._changed = set(live.tolist())
 
@@ -180,8 +171,36 @@ class LargeVectors:
             some = new[at : at + CHUNK]
             vectors = self._codes[some] * np.float32(UNIT)
             # Not `add`: it computes the lists in float32, and differently for many than for a few.
-            lists = np.argmax(coarse(vectors) @ self._centroids.T, axis=1).astype(np.int64)
+            lists = self._lists(vectors, 1)
             self._index.add_core(len(some), faiss.swig_ptr(vectors), faiss.swig_ptr(some), faiss.swig_ptr(lists))
+
+    def _lists(self, vectors: Vector, count: int) -> Rows:
+        """Return the `count` lists that are nearest to each vector, (n, count)."""
+        near, every = coarse(vectors) @ self._groups.T, np.arange(len(vectors))
+        groups = np.empty((len(vectors), self._centroids.nprobe), np.int64)
+        for group in groups.T:  # far cheaper than `argpartition` for so few
+            group[:] = near.argmax(axis=1)
+            near[every, group] = -np.inf
+        return _read(self._centroids, groups, vectors, count)[1]
+
+
+def _index(dimension: int, lists: int, read: int) -> faiss.IndexIVFScalarQuantizer:
+    """Return an index of so many lists, of which a search reads some."""
+    quantizer = faiss.IndexFlatIP(dimension)
+    kind = faiss.ScalarQuantizer.QT_8bit_uniform
+    index = faiss.IndexIVFScalarQuantizer(quantizer, dimension, lists, kind, faiss.METRIC_INNER_PRODUCT, False)
+    index.cp.niter = ROUNDS
+    index.cp.min_points_per_centroid = 1  # below 39, the default, it only prints a warning
+    index.cp.update_index = True  # groups, and the range of codes, follow the centroids while these are looked for
+    index.nprobe = min(read, lists)
+    return index
+
+
+def _read(index: faiss.IndexIVFScalarQuantizer, lists: Rows, vectors: Vector, count: int) -> tuple[Vector, Rows]:
+    """Return about the greatest products with each vector and what they are with, in these lists: (n, count) each."""
+    # How near the lists are would count where codes are of what is left to the centroid.
+    found: tuple[Vector, Rows] = index.search_preassigned(vectors, count, lists, np.zeros(lists.shape, np.float32))
+    return found
 
 
 def _spread(rows: Rows, count: int) -> Rows:
