@@ -47,6 +47,7 @@ class Seen:
 
     def once(self, wait: float) -> None:
         for partition, (records, lag) in self._reader.read(wait).items():
+            assert lag is not None  # the end need not be reached: a fetch tells how far it is
             assert all((record.topic, record.partition) == partition for record in records)
             self.values.setdefault(partition, []).extend(int(record.value or b"") for record in records)
             self.lag[partition] = lag

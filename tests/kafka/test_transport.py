@@ -90,8 +90,10 @@ def test_a_group_member_that_fetches_nothing_keeps_its_place_and_moves_its_posit
     async def scenario() -> None:
         group = uuid.uuid4().hex
         consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, auto_offset_reset="earliest", **times)
-        await consumer.start()
-        await consumer._fetcher.close()  # as GroupMember does
+        member = object.__new__(GroupMember)  # all of it but Faust
+        vars(member).update(_create_consumer=lambda loop: consumer, thread_loop=asyncio.get_running_loop())
+        await GroupMember.on_start(member)
+        assert consumer._fetcher._fetch_task.done()
         try:
             async with asyncio.timeout(SECONDS):
                 consumer.subscribe([topic])

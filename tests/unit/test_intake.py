@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,7 +151,7 @@ def test_others_wait_for_a_partition_only_until_it_is_known_to_have_nothing_more
     asyncio.run(run())
 
 
-def test_a_partition_that_says_nothing_though_it_should_have_more_is_given_up() -> None:
+def test_a_partition_that_says_nothing_though_it_should_have_more_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0), backlog_wait=0.2, lag=7)
         await asyncio.sleep(0.3)  # with nothing to answer nobody waits
@@ -161,6 +162,7 @@ def test_a_partition_that_says_nothing_though_it_should_have_more_is_given_up() 
         assert asyncio.get_running_loop().time() - begun >= 0.15
         intake.put(CLICKS, records(CLICKS, [30], start=1), 0)
         assert not intake.starved()
+        assert caplog.messages == ["searches[0] says nothing, and others go on without it. What it still has will be late"]
         assert len(await asyncio.wait_for(take_all(intake, 1), 0.1)) == 1
         intake.put(SEARCHES, records(SEARCHES, [40]), 5)
         intake.put(CLICKS, records(CLICKS, [50], start=2), 0)
