@@ -2,9 +2,10 @@
 
     python tests/bench/bench_memory.py ../shared/data/bestbuy [--users 200000] [--minutes 2] [--rate 500]
 
-The worker with the whole job, the log's catalogue and one click a user; then clicks of the same users go on for --minutes, --rate a
-second (the soak). `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak, `theirs` is the resident set when it
-begins and `ours` at its end, and `quarters` the medians of its quarters: the first fills caches that clicks of new users do not use.
+The worker with the whole job, the log's catalogue and one click a user, as fast as it answers them; then clicks of the same users go on
+for --minutes, --rate a second and every second (the soak). `ours` is the resident set, `theirs` the limit of 1,500 MB; for the soak,
+`theirs` is the resident set when it begins and `ours` at its end, and `quarters` the medians of its quarters. --burst sends as many
+clicks of the soak at once, with a pause after them, so that the rate is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from stream.replay.source import Recording, read_folder
 from stream.settings import Topics
 
 LIMIT_MB = 1500.0
-PORTION = 5_000  # clicks that are sent at once
+PORTION = 5_000  # new users that click at once
 FLAT = 0.95
 
 
@@ -44,7 +45,8 @@ def main() -> None:
     options.add_argument("data", type=Path)
     options.add_argument("--users", type=int, default=200_000)
     options.add_argument("--minutes", type=float, default=2.0)
-    options.add_argument("--rate", type=float, default=500.0)
+    options.add_argument("--rate", type=int, default=500)
+    options.add_argument("--burst", type=int, help="clicks of the soak that are sent at once; those of a second unless given")
     options.add_argument("--partitions", type=int, default=4)
     chosen = options.parse_args()
     recording = read_folder(chosen.data, Topics(), 1)
@@ -75,11 +77,12 @@ def main() -> None:
             wait_until_answered(sent)
             filled = resident_mb(process.pid)
             report(f"resident set after {chosen.users:,} users", [filled], [LIMIT_MB], "MB", 1.0, more_is_better=False)
+            burst = chosen.burst or chosen.rate
             course, begun = [filled], time.time()
-            while (due := begun + len(course) * PORTION / chosen.rate) < begun + chosen.minutes * 60:
-                clicks([chance.randrange(chosen.users) for _ in range(PORTION)])
+            while (due := begun + len(course) * burst / chosen.rate) < begun + chosen.minutes * 60:
+                clicks([chance.randrange(chosen.users) for _ in range(burst)])
                 time.sleep(max(0.0, due - time.time()))
-                wait_until_answered(sent - PORTION)
+                wait_until_answered(sent - burst)
                 course.append(resident_mb(process.pid))
                 print(f"{(time.time() - begun) / 60:.1f} minutes: {course[-1]:.0f} MB", file=sys.stderr, flush=True)
             report(
