@@ -6,7 +6,7 @@ Failure is a value here: `decode` returns an `Event` or a `Reject`, and never ra
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -34,7 +34,7 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A search or a click with the place that it came from. `time` is its event time in epoch milliseconds."""
 
     time: int
@@ -42,14 +42,14 @@ class Event(NamedTuple):
     record: Record
 
 
-class Reject(NamedTuple):
+class Reject(msgspec.Struct, frozen=True, gc=False):
     """A record that cannot be used, and why: goes to the dead-letter topic. `error` names the field at fault."""
 
     error: str
     record: Record
 
 
-class Erasure(NamedTuple):
+class Erasure(msgspec.Struct, frozen=True, gc=False):
     """Everything of a user is to go. `time` is when it was asked for: the record's Kafka timestamp, epoch milliseconds."""
 
     time: int

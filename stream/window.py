@@ -6,7 +6,8 @@ import struct
 from bisect import bisect_left
 from enum import Enum
 from hashlib import blake2b
-from typing import NamedTuple
+
+import msgspec
 
 from stream.events import Click, Search
 
@@ -20,7 +21,7 @@ Place = tuple[int, int]
 """A position in a user's history: event time in ms, then the event's hash."""
 
 
-class Behaviour(NamedTuple):
+class Behaviour(msgspec.Struct, frozen=True, order=True, gc=False):
     """One search or click, as remembered.
 
     Attributes:

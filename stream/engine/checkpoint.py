@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from stream.engine.intake import Partition
@@ -22,7 +23,7 @@ Guarantee = Literal["exactly_once", "at_least_once"]
 Headers = list[tuple[str, bytes]]
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """A record to publish; its partition follows from its key."""
 
     topic: str

@@ -8,8 +8,8 @@ does: while a partition is empty but may still have something earlier to say, th
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,21 +42,74 @@ class Batch(NamedTuple):
     def offsets(self) -> dict[Partition, int]:
         """For each partition the offset to go on from after this batch."""
         records = [entry.record for entry in self.entries]
-        return {Partition(record.topic, record.partition): record.offset + 1 for record in records}
+        following = {(record.topic, record.partition): record.offset + 1 for record in records}
+        return {Partition(*place): offset for place, offset in following.items()}
 
 
 @dataclass(slots=True)
 class _Queue:
-    rank: int
     decode: Decode
-    entries: deque[Entry] = field(default_factory=deque)
-    arrivals: deque[tuple[int, float]] = field(default_factory=deque)  # up to which offset records came when
+    entries: list[Entry] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)  # of each entry: when it is its turn
+    arrivals: deque[tuple[int, float]] = field(default_factory=deque)  # how many entries had come when
+    came: int = 0  # entries so far
     empty_since: float = field(default_factory=monotonic)
     idle: bool = False  # it was waited for in vain
     lag: int | None = None  # records that the broker has beyond these; None while that is not known
-    time: int = 0  # of the newest head: what a reject, which has none, is ordered by
+    time: int = 0  # of the newest entry: what a reject, which has none, is ordered by
     next_offset: int = 0
     held_bytes: int = 0  # of the values of `entries`
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Take in what has come."""
+        self.entries += entries
+        self.held_bytes += _size(entries)
+        self.came += len(entries)
+        self.arrivals.append((self.came, monotonic()))
+        self._order(entries)
+
+    def remove(self, count: int) -> Sequence[Entry]:
+        """Hand out the first so many entries."""
+        gone = self.entries[:count]
+        del self.entries[:count]
+        del self.times[:count]
+        self.held_bytes -= _size(gone)
+        while self.arrivals and self.arrivals[0][0] <= self.came - len(self.entries):
+            self.arrivals.popleft()
+        if not self.entries:
+            self.empty_since = monotonic()
+        elif not isinstance(head := self.entries[0], Reject) and head.time < self.times[0]:
+            self.times.clear()  # it waited for one that is gone
+            self._order(self.entries)
+        return gone
+
+    def _order(self, entries: Sequence[Entry]) -> None:
+        """An entry has its turn at its event time, but not before those of its partition that came before it."""
+        turn, time, times = self.times[-1] if self.times else 0, self.time, self.times
+        for entry in entries:
+            if not isinstance(entry, Reject):
+                time = entry.time
+            if time > turn:
+                turn = time
+            times.append(turn)
+        self.time = time
+
+    def end(self, count: int, until: float) -> float:
+        """Up to which time it can be merged, if it gives the first so many entries."""
+        if count < len(self.times):
+            return self.times[count]
+        return inf if self.lag == 0 and until < inf else self.times[-1]
+
+    def in_time(self, until: float) -> int:
+        """How many entries had come by then."""
+        if until == inf:
+            return len(self.entries)
+        came = max((count for count, when in self.arrivals if when <= until), default=0)
+        return max(0, came - (self.came - len(self.entries)))
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum([len(entry.record.value or b"") for entry in entries])
 
 
 class Intake:
@@ -87,7 +140,6 @@ class Intake:
         self._capacity = capacity
         self._tell = arrived
         self._queues: dict[Partition, _Queue] = {}
-        self._heads: list[tuple[int, int, int, int, float, Partition]] = []  # when each came is the last but one
         self._held_since = -inf  # since when there is an event that others may have to be waited for
         self._arrived = asyncio.Event()
         self._in_flight = 0  # batches taken and not finished
@@ -103,12 +155,10 @@ class Intake:
     def assign(self, offsets: Mapping[Partition, int]) -> None:
         """Start over with these partitions, each from its committed offset on."""
         ranks = {topic: rank for rank, topic in enumerate(self._decoders)}
+        ours = sorted((p for p in offsets if p.topic in ranks), key=lambda p: (ranks[p.topic], p.partition))
         self._queues = {
-            p: _Queue(ranks[p.topic], self._decoders[p.topic], next_offset=offset)
-            for p, offset in offsets.items()
-            if p.topic in ranks
-        }
-        self._heads = []
+            p: _Queue(self._decoders[p.topic], next_offset=offsets[p]) for p in ours
+        }  # the first where times are equal
         self._open = True
         self._arrived.set()
 
@@ -116,7 +166,6 @@ class Intake:
         """Hand out nothing more until `assign`, and forget what is held."""
         self._open = False
         self._queues = {}
-        self._heads = []
 
     async def drain(self) -> None:
         """Close, and return when the batches in flight have finished."""
@@ -138,18 +187,13 @@ class Intake:
         # What was fetched before a seek lies below: take nothing twice.
         fresh = [record for record in records if record.offset >= queue.next_offset]
         if fresh:
-            was_empty = not queue.entries
             entries = list(map(queue.decode, fresh))
             self._tell(entries)
-            queue.entries.extend(entries)
-            queue.next_offset = fresh[-1].offset + 1
-            queue.arrivals.append((queue.next_offset, monotonic()))
-            queue.held_bytes += sum(len(record.value or b"") for record in fresh)
-            queue.idle = False
-            if not self._heads:
+            if not self._held():
                 self._held_since = monotonic()
-            if was_empty:
-                self._push_head(partition, queue)
+            queue.add(entries)
+            queue.next_offset = fresh[-1].offset + 1
+            queue.idle = False
         self._arrived.set()
 
     def full(self) -> set[Partition]:
@@ -181,32 +225,35 @@ class Intake:
         if not self._in_flight:
             self._finished.set()
 
-    def _merge(self, limit: int) -> Batch:
-        entries: list[Entry] = []
-        until = self._until()
-        while self._heads and len(entries) < limit and self._heads[0][-2] <= until:
-            *_, partition = heapq.heappop(self._heads)
-            queue = self._queues[partition]
-            entry = queue.entries.popleft()
-            entries.append(entry)
-            queue.held_bytes -= len(entry.record.value or b"")
-            if queue.entries:
-                self._push_head(partition, queue)
-            else:
-                queue.arrivals.clear()
-                queue.empty_since = monotonic()
-                until = self._until()
-        return Batch(entries)
+    def _held(self) -> list[_Queue]:
+        return [queue for queue in self._queues.values() if queue.entries]
 
-    def _push_head(self, partition: Partition, queue: _Queue) -> None:
-        head = queue.entries[0]
-        if not isinstance(head, Reject):
-            queue.time = head.time
-        while queue.arrivals[0][0] <= head.record.offset:
-            queue.arrivals.popleft()
-        heapq.heappush(
-            self._heads, (queue.time, queue.rank, partition.partition, head.record.offset, queue.arrivals[0][1], partition)
-        )
+    def _merge(self, limit: int) -> Batch:
+        """Take the earliest heads, one after the other, until one has to wait: in strokes, as that costs least.
+
+        A stroke ends where a partition has given its share, or what it may give yet, or all that it has, if others may have to wait for
+        it then. Up to there what is next in each is known, and comes into order by sorting.
+        """
+        merged: list[Entry] = []
+        until = self._until()
+        while len(merged) < limit and (held := self._held()):
+            share = max(1, (limit - len(merged)) // len(held))
+            counts = [min(share, queue.in_time(until)) for queue in held]
+            ends = [queue.end(count, until) for queue, count in zip(held, counts, strict=True)]
+            end = min(ends)
+            last = ends.index(end)
+            for place, queue in enumerate(held):
+                if place != last:
+                    find = bisect_right if place < last else bisect_left
+                    counts[place] = find(queue.times, end, 0, counts[place])
+            times = [time for queue, count in zip(held, counts, strict=True) for time in queue.times[:count]]
+            entries = [entry for queue, count in zip(held, counts, strict=True) for entry in queue.remove(count)]
+            merged += [entries[place] for place in sorted(range(len(times)), key=times.__getitem__)]
+            if not counts[last]:  # it came too late to be handed out yet
+                break
+            if not held[last].entries:
+                until = self._until()
+        return Batch(merged)
 
     def _until(self) -> float:
         """The arrival of the latest events that may be handed out: nothing earlier is expected any more."""
@@ -221,7 +268,7 @@ class Intake:
 
     def _behind(self, partition: Partition, queue: _Queue) -> float:
         """Seconds that events still wait for what the broker has of a partition. Waited for in vain, it is idle until more comes."""
-        if not self._heads or queue.entries or queue.idle or queue.lag == 0:
+        if queue.entries or queue.idle or queue.lag == 0 or not self._held():
             return 0.0
         remaining = max(queue.empty_since, self._held_since) + self._backlog_wait - monotonic()
         if remaining <= 0:
@@ -231,8 +278,13 @@ class Intake:
 
     def _patience(self) -> float | None:
         """Seconds until something may be handed out, though nothing more comes; None where nothing is held."""
-        if not self._heads:
+        held = self._held()
+        if not held:
             return None
         behind = max(self._behind(p, q) for p, q in self._queues.items())
-        wait = behind if behind > 0 else min(self._heads[0][-2], self._emptied()) + self._wait - monotonic()
+        wait = (
+            behind
+            if behind > 0
+            else min(min(held, key=lambda queue: queue.times[0]).arrivals[0][1], self._emptied()) + self._wait - monotonic()
+        )
         return max(wait, 0.001)

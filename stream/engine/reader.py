@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.engine.intake import Partition
@@ -17,7 +18,7 @@ LEADER_SECONDS = 5.0  # that a broker may take to say who leads a topic's partit
 MOST = 10_000  # records of one read: they are decoded in one go
 
 
-class KafkaRecord(NamedTuple):
+class KafkaRecord(msgspec.Struct, frozen=True, gc=False):
     """A record of a topic; the same fields as other clients' records. `timestamp` is in epoch milliseconds."""
 
     topic: str
@@ -30,8 +31,8 @@ class KafkaRecord(NamedTuple):
     @classmethod
     def of(cls, message: Message) -> KafkaRecord:
         """Take over one of librdkafka's that is not an error."""
-        where = message.topic(), message.partition(), message.offset()
-        return cls(*where, message.timestamp()[1], message.key(), message.value())
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        return cls(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
 
 
 class Fetched(NamedTuple):

@@ -74,6 +74,56 @@ def test_partitions_that_are_each_in_order_come_out_in_order_and_whole(times: li
     asyncio.run(run())
 
 
+def earliest_heads(partitions: Mapping[Partition, list[Record]]) -> list[Record]:
+    """What is promised, event by event: the earliest head, a broken record being as early as the one before it."""
+    left, merged = {partition: list(some) for partition, some in partitions.items()}, []
+    times = dict.fromkeys(partitions, 0)
+    while any(left.values()):
+        for partition, some in left.items():
+            if some and some[0].value is not None:
+                times[partition] = some[0].timestamp
+        first = min((p for p, some in left.items() if some), key=lambda p: (times[p], p.topic != "searches", p.partition))
+        merged.append(left[first].pop(0))
+    return merged
+
+
+disordered = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=12)
+
+
+@given(st.lists(disordered, min_size=1, max_size=5), st.integers(min_value=1, max_value=9), st.integers(min_value=1, max_value=5))
+def test_the_earliest_head_is_next_also_where_partitions_are_not_in_order(
+    given: list[list[tuple[int, bool]]], limit: int, fetched: int
+) -> None:
+    async def run() -> None:
+        history = {
+            partition: [
+                Record(*partition, offset, time, value=None if broken and partition.topic == "clicks" else b"")
+                for offset, (time, broken) in enumerate(some)
+            ]
+            for number, some in enumerate(given)
+            for partition in [Partition("clicks" if number % 2 else "searches", number // 2)]
+        }
+        intake = new_intake(dict.fromkeys(reversed(history), 0))
+        for begin in range(0, 12, fetched):
+            for partition, some in history.items():
+                intake.put(partition, some[begin : begin + fetched], 0)
+        taken = await take_all(intake, sum(map(len, given)), limit)
+        assert [entry.record for entry in taken] == earliest_heads(history)
+
+    asyncio.run(run())
+
+
+def test_who_has_waited_for_one_of_its_partition_that_is_gone_waits_no_longer() -> None:
+    async def run() -> None:
+        intake = new_intake(dict.fromkeys([SEARCHES, CLICKS], 0))
+        intake.put(CLICKS, records(CLICKS, [10, 7]), 0)
+        assert [entry.record.timestamp for entry in await take_all(intake, 1, limit=1)] == [10]
+        intake.put(SEARCHES, records(SEARCHES, [8]), 0)
+        assert [entry.record.timestamp for entry in await take_all(intake, 2)] == [7, 8]
+
+    asyncio.run(run())
+
+
 async def _put_later(intake: Intake, partition: Partition, times: list[int], delay: float) -> None:
     await asyncio.sleep(delay)
     intake.put(partition, records(partition, times), 0)
