@@ -95,7 +95,7 @@ class _Queue:
         self.time = time
 
     def end(self, count: int, until: float) -> float:
-        """Up to which time it can be merged, if it gives the first so many entries."""
+        """Up to which time all can be merged, if this gives its first so many entries: without end, where nobody waits for it then."""
         if count < len(self.times):
             return self.times[count]
         return inf if self.lag == 0 and until < inf else self.times[-1]
