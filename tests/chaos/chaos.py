@@ -210,6 +210,8 @@ def main() -> None:
         "--keep", type=Path, help="keep the workers' logs there, the broker's, and what it knows of offsets and transactions"
     )
     arguments = parser.parse_args()
+    if arguments.keep and arguments.keep.exists():
+        parser.error(f"--keep {arguments.keep}: exists already; name a folder that does not, so that no run's logs are mixed up")
     print(f"seed {arguments.seed}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         folder = Path(scratch)
