@@ -156,9 +156,8 @@ class Intake:
         """Start over with these partitions, each from its committed offset on."""
         ranks = {topic: rank for rank, topic in enumerate(self._decoders)}
         ours = sorted((p for p in offsets if p.topic in ranks), key=lambda p: (ranks[p.topic], p.partition))
-        self._queues = {
-            p: _Queue(self._decoders[p.topic], next_offset=offsets[p]) for p in ours
-        }  # the first where times are equal
+        # In the order that decides where times are equal.
+        self._queues = {p: _Queue(self._decoders[p.topic], next_offset=offsets[p]) for p in ours}
         self._open = True
         self._arrived.set()
 
@@ -282,9 +281,6 @@ class Intake:
         if not held:
             return None
         behind = max(self._behind(p, q) for p, q in self._queues.items())
-        wait = (
-            behind
-            if behind > 0
-            else min(min(held, key=lambda queue: queue.times[0]).arrivals[0][1], self._emptied()) + self._wait - monotonic()
-        )
+        next_came = min(held, key=lambda queue: queue.times[0]).arrivals[0][1]
+        wait = behind if behind > 0 else min(next_came, self._emptied()) + self._wait - monotonic()
         return max(wait, 0.001)
