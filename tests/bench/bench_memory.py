@@ -82,9 +82,10 @@ def main() -> None:
             while (due := begun + len(course) * burst / chosen.rate) < begun + chosen.minutes * 60:
                 clicks([chance.randrange(chosen.users) for _ in range(burst)])
                 time.sleep(max(0.0, due - time.time()))
-                wait_until_answered(sent - burst)
                 course.append(resident_mb(process.pid))
                 print(f"{(time.time() - begun) / 60:.1f} minutes: {course[-1]:.0f} MB", file=sys.stderr, flush=True)
+            lasted = time.time() - begun
+            wait_until_answered(sent)
             report(
                 f"resident set after a soak of {chosen.minutes:g} minutes; against its beginning",
                 [course[-1]],
@@ -95,6 +96,7 @@ def main() -> None:
                 highest=round(max(course), 1),
                 quarters=[round(statistics.median(part)) for part in quarters(course) if part],
                 events=sent,
+                events_per_second=round((sent - chosen.users) / lasted),
             )
 
 
