@@ -1,11 +1,13 @@
 """How long from producing an event until its recommendation can be read, at half the measured capacity, exactly_once?
 
-    python tests/bench/bench_latency.py ../shared/data/bestbuy [--seconds 10] [--share 0.5]
+    python tests/bench/bench_latency.py ../shared/data/bestbuy [--warm-up 60] [--seconds 10] [--share 0.5]
 
-The worker first answers a backlog, which gives its capacity. Then events go on at a share of that rate, evenly, and a `read_committed`
-consumer notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds, or of less
-where the log is too short. Peers have no part in this: `theirs` is the floor, in ms. The worker commits after every batch: there
-is no commit interval beside the time that a batch takes.
+The broker is started as Kafka's own script starts it, and is under load for --warm-up seconds first, since Java compiles what it runs
+often: the log's first --known events come over and over, each time from other users, 1,500 a second. The next --backlog events, all
+there before the worker goes on, give its capacity. The rest go on at a share of that rate, evenly, and a `read_committed` consumer
+notes when each answer arrives. The time that the producer lingers is part of it. A round is a window of --seconds, or of less where
+the log is too short. Peers have no part in this: `theirs` is the floor, in ms. The worker commits after every batch: there is no
+commit interval beside the time that a batch takes.
 """
 
 from __future__ import annotations
@@ -13,25 +15,31 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import statistics
+import subprocess
 import threading
 import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from bench_job import send
+from broker import JVM_TO_LAST
 from confluent_kafka import Consumer, Producer
 from side_by_side import parser, report
-from stage import OURS, Readable, kafka, new_engine, unique
+from stage import OURS, PATIENCE, fill, kafka, new_engine, unique
 
 from stream.decode import Event
+from stream.engine.reader import KafkaRecord
 from stream.replay.source import Recording, read_folder
 from stream.settings import Topics
 
 FLOORS = {"p50": 40.0, "p99": 150.0}
 WEB_PORT = "16066"
+WARM_RATE = 1_500
 
 
 class Arrivals(threading.Thread):
@@ -55,16 +63,38 @@ class Arrivals(threading.Thread):
 
     def run(self) -> None:
         while not self._done.is_set():
-            for message in self._consumer.consume(1000, 0.005):
-                now = time.time()
+            first = self._consumer.poll(0.1)
+            now = time.time()
+            for message in [first, *self._consumer.consume(1000, 0.0)] if first is not None else []:
                 if message.error() is None:
                     name = json.loads(message.value())["trigger"]["event_id"]
                     self.at[name] = message.timestamp()[1] / 1000, now
         self._consumer.close()
 
+    def wait_for(self, count: int, process: subprocess.Popen[bytes]) -> None:
+        """Return when so many events have been answered since the beginning."""
+        deadline = time.time() + PATIENCE
+        while len(self.at) < count:
+            if process.poll() is not None or time.time() > deadline:
+                raise RuntimeError(f"{len(self.at)} of {count} events are answered; the worker's status is {process.poll()}")
+            time.sleep(0.05)
+
     def stop(self) -> None:
         self._done.set()
         self.join()
+
+
+def of_others(events: Sequence[Event], number: int) -> list[Event]:
+    """The same behaviour of other users, over and over and each time later, up to where the events themselves begin."""
+    span, made = events[-1].time - events[0].time + 1, list[Event]()
+    for turn in range(-(-number // len(events)), 0, -1):
+        for event in events:
+            ids = {name: f"{getattr(event.behaviour, name)}-{turn}" for name in ("event_id", "user_id")}
+            moment = event.time - turn * span
+            behaviour = msgspec.structs.replace(event.behaviour, timestamp=moment, **ids)
+            key, value = behaviour.user_id.encode(), msgspec.json.encode(behaviour)
+            made.append(Event(moment, behaviour, KafkaRecord(event.record.topic, 0, 0, moment, key, value)))
+    return made[-number:]
 
 
 def paced(broker: str, prefix: str, events: Sequence[Event], rate: float, linger: float) -> dict[str, float]:
@@ -93,6 +123,8 @@ def means() -> dict[str, float]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("data", type=Path)
+    options.add_argument("--warm-up", type=float, default=60.0, help="seconds")
+    options.add_argument("--known", type=int, default=10_000, help="events of the log that the warm-up consists of")
     options.add_argument("--backlog", type=int, default=10_000)
     options.add_argument("--seconds", type=float, default=10.0)
     options.add_argument("--share", type=float, default=0.5, help="of the capacity")
@@ -101,17 +133,23 @@ def main() -> None:
     chosen = options.parse_args()
     os.environ["BENCH_WEB_PORT"] = WEB_PORT
     recording = read_folder(chosen.data, Topics())
-    first, rest = recording.events[: chosen.backlog], recording.events[chosen.backlog :]
-    with kafka() as (broker, folder):
-        prefix = send(broker, Recording("", recording.items, list(first), 0), chosen.partitions)
+    known, later = recording.events[: chosen.known], recording.events[chosen.known :]
+    warm_up = of_others(known, int(chosen.warm_up * WARM_RATE))
+    backlog, rest = later[: chosen.backlog], later[chosen.backlog :]
+    with kafka(JVM_TO_LAST) as (broker, folder):
+        prefix = send(broker, Recording("", recording.items, [], 0), chosen.partitions)
         engine = new_engine(OURS, "job_ours.py", broker, folder, prefix, chosen.partitions)
-        watch, arrivals = Readable(broker, engine.output), Arrivals(broker, engine.output)
-        watch.start()
+        arrivals = Arrivals(broker, engine.output)
         arrivals.start()
         with engine.running(0) as process:
-            watch.wait_for(len(first), process, engine.log)
-            began = float((engine.folder / "start").read_text().split()[0])
-            capacity = len(first) / (watch.seen[-1][0] - began)
+            paced(broker, prefix, warm_up, WARM_RATE, chosen.linger)
+            arrivals.wait_for(len(warm_up), process)
+            process.send_signal(signal.SIGSTOP)
+            fill(broker, ((f"{prefix}-{e.record.topic}", e.behaviour.user_id, e.record.value or b"", e.time) for e in backlog))
+            began = time.time()
+            process.send_signal(signal.SIGCONT)
+            arrivals.wait_for(len(warm_up) + len(backlog), process)
+            capacity = len(backlog) / (max(arrivals.at[event.behaviour.event_id][1] for event in backlog) - began)
             rate, rounds, before = capacity * chosen.share, [], means()
             count = min(int(rate * chosen.seconds), len(rest) // chosen.rounds)
             for number in range(chosen.rounds):
@@ -142,6 +180,7 @@ def main() -> None:
             "ms",
             1.0,
             more_is_better=False,
+            warm_up_s=chosen.warm_up,
             capacity=round(capacity),
             rate=round(rate),
             commit_interval="every batch",

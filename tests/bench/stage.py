@@ -32,7 +32,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 sys.path.append(str(HERE.parent / "kafka"))
-from broker import KafkaBroker  # noqa: E402
+from broker import JVM, KafkaBroker  # noqa: E402
 
 OURS = sys.executable
 PEERS = str(REPOSITORY / ".venv-bench/bin/python")  # `make bench` builds it from requirements/bench.txt
@@ -44,10 +44,10 @@ AFTERWARDS = 10.0  # seconds until the last outputs of an engine that has ended 
 
 
 @contextmanager
-def kafka() -> Iterator[tuple[str, Path]]:
+def kafka(jvm: Sequence[str] = JVM) -> Iterator[tuple[str, Path]]:
     """A broker of one's own and a folder; yields the address and the folder. Ended by SIGTERM, the benchmark ends the broker first."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with TemporaryDirectory(prefix="bench-") as folder, KafkaBroker(Path(folder) / "kafka") as broker:
+    with TemporaryDirectory(prefix="bench-") as folder, KafkaBroker(Path(folder) / "kafka", jvm=jvm) as broker:
         yield broker.address, Path(folder)
 
 

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -32,7 +33,11 @@ CHECKSUMS = REPOSITORY / "docker/kafka/jars.sha256"
 JARS = REPOSITORY / ".kafka/jars"
 
 # Tests come and go quickly: a small heap, and the quick compiler only, which halves the time to boot on two cores.
-JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.apache.logging.log4j.level=WARN"]
+JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+
+# As kafka-server-start.sh and kafka-run-class.sh start it: faster than the above after some minutes under load, slower before.
+JVM_TO_LAST = ["-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]
+JVM_TO_LAST += ["-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"]
 
 # After a kill -9 a broker is let in again only when the session of its former self has expired: 9 seconds by default.
 PROPERTIES = """\
@@ -78,6 +83,7 @@ class KafkaBroker:
         folder: for the data, the configuration and the log; kept when the broker stops.
         security: what to demand of clients; nothing if not given.
         properties: lines of the broker's configuration that win over the usual ones.
+        jvm: Java's options.
         boot_timeout: seconds that starting may take.
 
     Raises:
@@ -86,9 +92,15 @@ class KafkaBroker:
     """
 
     def __init__(
-        self, folder: Path, *, security: Security | None = None, properties: str = "", boot_timeout: float = 90.0
+        self,
+        folder: Path,
+        *,
+        security: Security | None = None,
+        properties: str = "",
+        jvm: Sequence[str] = JVM,
+        boot_timeout: float = 90.0,
     ) -> None:
-        self._java = _java()
+        self._java = [_java(), *jvm, "-Dorg.apache.logging.log4j.level=WARN"]
         self._classpath = f"{jars()}/*"
         self._folder = folder
         self._boot_timeout = boot_timeout
@@ -164,7 +176,7 @@ class KafkaBroker:
         self.kill()  # nobody needs the data any more
 
     def _command(self, main: str) -> list[str]:
-        return [self._java, *JVM, "-cp", self._classpath, main]
+        return [*self._java, "-cp", self._classpath, main]
 
     def _run(self, main: str, *arguments: str) -> None:
         done = subprocess.run([*self._command(main), *arguments], capture_output=True, text=True, check=False)
