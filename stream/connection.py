@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 ANSWER_SECONDS = 10.0
+CRITICAL = 2  # of syslog's levels, as librdkafka's are
 """How long a broker may take to answer at all."""
 
 
@@ -108,7 +109,8 @@ def connect(connection: Mapping[str, Any]) -> AdminClient:
     """
     complaints: list[KafkaError] = []
     try:
-        admin = AdminClient({**connection, "error_cb": complaints.append})
+        # What goes wrong is raised. librdkafka would write a line for each attempt as well, twenty a second.
+        admin = AdminClient({**connection, "error_cb": complaints.append, "log_level": CRITICAL})
     except KafkaException as error:  # a certificate or a key that cannot be read
         raise BrokerError(_advice(connection, error.args[0])) from error
     deadline = monotonic() + ANSWER_SECONDS

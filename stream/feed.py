@@ -96,6 +96,8 @@ class Feeder:
             raise ValueError(f"speed must be positive, not {speed}")
         self._speed = speed
         self._ahead = ahead
+        self._connection = connection
+        self._topics = self._list_topics()  # first: a producer that finds no broker says so twenty times a second
         self._producer = Producer(
             {
                 **connection,
@@ -117,8 +119,6 @@ class Feeder:
         self._waiting: dict[Place, deque[tuple[int, int]]] = defaultdict(deque)
         self._waiting_bytes: dict[Place, int] = defaultdict(int)
         self._asked = self._progress = monotonic()
-        self._connection = connection
-        self._topics = self._list_topics()
 
     @property
     def lag(self) -> int:

@@ -189,7 +189,10 @@ def test_a_line_that_the_broker_does_not_acknowledge_is_an_error() -> None:
         feeder.send([Line("clicks", b"u", b"y", None)])
 
 
-def test_no_broker_is_an_error_that_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.feed.CONNECT_SECONDS", 0.5)
+def test_no_broker_is_an_error_that_names_the_address_and_all_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stream.connection.ANSWER_SECONDS", 0.5)
     with pytest.raises(FeedError, match=r"no broker answers at 127\.0\.0\.1:1"):
-        Feeder({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+        Feeder({"bootstrap.servers": "127.0.0.1:1"})
+    assert capfd.readouterr().err == ""
