@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, model_validator
 
 ANSWER_SECONDS = 10.0
-CRITICAL = 2  # of syslog's levels, as librdkafka's are
 """How long a broker may take to answer at all."""
+CRITICAL = 2  # of syslog's levels, which are librdkafka's too
 
 
 class Broker(BaseModel):
