@@ -154,7 +154,7 @@ class Engine(Group):
     order_wait_ms: Milliseconds = 5
     backlog_wait_ms: Milliseconds = 3000
     states_in_memory: Annotated[int, Field(ge=1)] = 20_000
-    rocksdb_mb: Annotated[int, Field(ge=8)] = 64
+    rocksdb_mb: Annotated[int, Field(ge=8)] = 160
 
 
 class Web(Group):

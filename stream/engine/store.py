@@ -61,13 +61,13 @@ class TableOptions(RocksDBOptions):
     By itself each database, one a partition, has a block cache of its own and up to three memtables of 64 MiB.
 
     Args:
-        memory: bytes; memtables may take half of them, and the block cache has what they leave.
+        memory: bytes; memtables may take four fifths of them, and the block cache has what they leave.
     """
 
     def __init__(self, memory: int) -> None:
         super().__init__(use_rocksdict=True)
         self._cache = rocksdict.Cache(memory)
-        self._memtables = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(memory // 2, False, self._cache)
+        self._memtables = rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(memory * 4 // 5, False, self._cache)
 
     def as_options(self) -> rocksdict.Options:
         """Return RocksDB's options."""
