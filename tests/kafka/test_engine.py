@@ -204,7 +204,7 @@ def test_an_emptied_changelog_stops_the_worker_with_a_way_out(cluster: Cluster, 
 
 def test_a_full_disk_stops_the_worker_and_nothing_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     # Each batch writes the states that it has changed, until RocksDB has too many of them in memory and wants them in files.
-    more = cluster.environment(tmp_path / "state", ENGINE__BATCH_SIZE=32, ENGINE__ROCKSDB_MB=8)
+    more = cluster.environment(tmp_path / "state", ENGINE__BATCH_SIZE=8, ENGINE__ROCKSDB_MB=8)
     with running_worker(cluster.address, cluster.model, tmp_path, 4, more) as worker:
         # No file may grow beyond this, less than the states make: to RocksDB that is a disk with no room left.
         resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (16_384, 16_384))
