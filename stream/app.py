@@ -20,6 +20,7 @@ from faust.types import TP
 
 from stream import metrics
 from stream.encoder.ahead import Ahead
+from stream.engine.assignor import Assignor
 from stream.engine.checkpoint import Checkpoint, Membership, MovedOnError, Work
 from stream.engine.credentials import credentials
 from stream.engine.intake import Batch, Intake, Partition
@@ -90,6 +91,7 @@ class App(faust.App):
             broker_credentials=credentials(settings.broker),
             store="rocksdb://",
             TableManager=TableManager,
+            PartitionAssignor=Assignor,
             datadir=str(settings.engine.state_folder),
             topic_partitions=topics.partitions,
             topic_allow_declare=False,  # topics are made before the worker starts: stream/topics.py

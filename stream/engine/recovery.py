@@ -43,7 +43,9 @@ class Recovery(FaustRecovery):
         # where its changelog ends; saying so to Faust leaves it nothing to read.
         try:
             stores, generation = {tp: self.tp_to_table[tp].data for tp in tps}, self._generation_id
-            inputs = {tp for tp in consumer.assignment() if tp.topic in self.app.intake.topics}
+            # Events without their users' states would make new ones that know nothing of the past.
+            restored = {tp.partition for tp in tps}
+            inputs = {tp for tp in consumer.assignment() if tp.topic in self.app.intake.topics and tp.partition in restored}
             offsets, reached = await asyncio.to_thread(self._restore, stores, inputs, generation)
             self.app.recovered = Recovered(generation, offsets)
         except Exception as error:  # Faust would only log it, and the worker would wait for ever
