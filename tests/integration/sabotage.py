@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from stream.engine import recovery
 from stream.engine.checkpoint import Checkpoint, Membership, Work
+from stream.engine.transport import BatchConsumer
 from stream.pipeline import Pipeline
 
 
@@ -69,6 +71,16 @@ def offsets_before_results() -> None:
         self._write(work)
 
     Checkpoint.commit = commit  # type: ignore[method-assign]
+
+
+def the_changelog_is_not_read() -> None:
+    """The worker takes part in the group as one does that is told to stop before its tables are registered."""
+    subscribe = BatchConsumer.subscribe
+
+    async def without(self: BatchConsumer, topics: Iterable[str]) -> None:
+        await subscribe(self, [topic for topic in topics if not topic.endswith("-changelog")])
+
+    BatchConsumer.subscribe = without  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -222,6 +222,27 @@ def test_a_full_disk_stops_the_worker_and_nothing_is_lost(cluster: Cluster, tmp_
     assert cluster.check() == ALL_IS_WELL
 
 
+def test_a_member_that_does_not_read_the_states_gets_no_events(cluster: Cluster, tmp_path: Path) -> None:
+    lame = environment(cluster.environment(tmp_path / "lame", WEB__ENABLED=False))
+    log = tmp_path / "lame.log"
+    with running_worker(cluster.address, cluster.model, tmp_path, 4, cluster.environment(tmp_path / "state")) as worker:
+        cluster.feed(records()[: EVENTS // 2])
+        cluster.wait_until_consumed()
+        program = [sys.executable, SABOTAGE, "the_changelog_is_not_read", "worker"]
+        with log.open("w") as said, subprocess.Popen(program, env=lame, stdout=said, stderr=said) as process:
+            try:
+                deadline = time.monotonic() + 60
+                while "newly assigned partitions" not in log.read_text() and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                cluster.feed(records()[EVENTS // 2 :])
+                cluster.wait_until_consumed()
+            finally:
+                process.kill()
+        assert worker.stop() == 0
+    assert "newly assigned partitions set()" in log.read_text()
+    assert cluster.check() == ALL_IS_WELL
+
+
 def test_the_verifier_finds_the_losses_of_a_checkpoint_in_the_wrong_order(cluster: Cluster, tmp_path: Path) -> None:
     more = cluster.environment(tmp_path / "state") | {"ENGINE__GUARANTEE": "at_least_once", "ENGINE__BATCH_SIZE": 64}
     wrong_order = (SABOTAGE, "offsets_before_results")
