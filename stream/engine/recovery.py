@@ -43,9 +43,15 @@ class Recovery(FaustRecovery):
         # where its changelog ends; saying so to Faust leaves it nothing to read.
         try:
             stores, generation = {tp: self.tp_to_table[tp].data for tp in tps}, self._generation_id
-            # Events without their users' states would make new ones that know nothing of the past.
-            restored = {tp.partition for tp in tps}
-            inputs = {tp for tp in consumer.assignment() if tp.topic in self.app.intake.topics and tp.partition in restored}
+            assigned = {tp for tp in consumer.assignment() if tp.topic in self.app.intake.topics}
+            inputs = {tp for tp in assigned if tp.partition in {changelog.partition for changelog in tps}}
+            if left := sorted(
+                assigned - inputs
+            ):  # answered without their users' states, they would make new ones that lack the past
+                names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in left)
+                self.log.warning(
+                    "not reading %s: the group gave the states to another worker. Do all run the same version?", names
+                )
             offsets, reached = await asyncio.to_thread(self._restore, stores, inputs, generation)
             self.app.recovered = Recovered(generation, offsets)
         except Exception as error:  # Faust would only log it, and the worker would wait for ever

@@ -54,15 +54,17 @@ def test_events_and_states_of_a_partition_go_to_one_worker(partitions: int, roun
         assert sorted(p for topics in got.values() for p in topics.get(CHANGELOG, ())) == list(range(partitions))
 
 
-def test_workers_with_different_topics_in_one_group_are_an_error_that_says_what_to_do() -> None:
+def test_workers_with_different_topics_in_one_group_are_an_error_that_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     members = {worker: Assignor(APPS[worker]) for worker in (0, 1)}
     with pytest.raises(AssignmentError, match=r"reads all of b-clicks, clicks.*broker\.group"):
         assign(4, members, {0: {"clicks"}, 1: {"b-clicks"}})
+    assert "its workers have different topics" in caplog.text
 
 
 def test_events_whose_states_are_with_another_worker_are_not_read() -> None:
     recovery, changelog = object.__new__(Recovery), TP(CHANGELOG, 1)
     asked: list[set[TP]] = []
+    said: list[object] = []
 
     def restore(stores: object, inputs: set[TP], generation: int) -> tuple[dict[TP, int | None], dict[TP, int]]:
         asked.append(inputs)
@@ -70,7 +72,12 @@ def test_events_whose_states_are_with_another_worker_are_not_read() -> None:
 
     app: Any = SimpleNamespace(intake=SimpleNamespace(topics=INPUTS), recovered=None)
     vars(recovery).update(
-        app=app, _restore=restore, _generation_id=3, tp_to_table={changelog: SimpleNamespace(data=None)}, active_offsets={}
+        app=app,
+        log=SimpleNamespace(warning=lambda *words: said.extend(words)),
+        _restore=restore,
+        _generation_id=3,
+        tp_to_table={changelog: SimpleNamespace(data=None)},
+        active_offsets={},
     )
     consumer = SimpleNamespace(
         assignment=lambda: {TP(topic, partition) for topic in INPUTS for partition in (1, 2)} | {changelog}
@@ -78,3 +85,4 @@ def test_events_whose_states_are_with_another_worker_are_not_read() -> None:
     asyncio.run(recovery._build_highwaters(consumer, {changelog}, Counter(), "active"))
     assert asked == [{TP(topic, 1) for topic in INPUTS}]
     assert app.recovered.offsets.keys() == asked[0]
+    assert "clicks[2], erasures[2], searches[2]" in said
