@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from stream.encoder.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET, micro_batches
-from stream.encoder.bound import BoundRuns
+from stream.encoder.batching import GPU_MULTIPLE, GPU_TOKEN_BUDGET, TOKEN_BUDGET, micro_batches
+from stream.encoder.bound import BoundRuns, Inputs
 from stream.encoder.cache import EmbeddingCache
 from stream.encoder.manifest import TOKENIZER, Manifest, ModelFolderError, ModelTask, Variant, check_files, read_manifest
 from stream.encoder.session import CPU, CUDA, Device, DeviceError, choose_device, open_session
@@ -84,11 +84,10 @@ class Encoder:
         count = threads or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(count, "encoder") if count > 1 and self.provider == CPU else None
         self._bound: BoundRuns | None = None
-        self._token_budget = TOKEN_BUDGET
+        self._token_budget, self._multiple = TOKEN_BUDGET, 1
         if self.provider == CUDA:
-            self._token_budget = GPU_TOKEN_BUDGET
-            most = max(GPU_TOKEN_BUDGET, manifest.max_length)
-            self._bound = BoundRuns(self._session, self._output, manifest.dimension, most)
+            self._token_budget, self._multiple = GPU_TOKEN_BUDGET, GPU_MULTIPLE
+            self._bound = BoundRuns(self._session, self._output, manifest.dimension)
         self._cache = EmbeddingCache(cache_size, manifest.dimension)
         self._looking, self._computing = threading.Lock(), threading.Lock()  # what is in the cache waits for no computation
         log.info("encoder %s on %s, %d dimensions", self.version, self.provider, self.dimension)
@@ -110,6 +109,8 @@ class Encoder:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         with self._looking:
             unknown = self._cache.get(texts, vectors)
+        if len(unknown) == len(texts):
+            return self._compute(texts)
         if unknown:
             vectors[unknown] = self._compute([texts[position] for position in unknown])
         return vectors
@@ -127,6 +128,8 @@ class Encoder:
                 fresh = self._run(list(new))
                 with self._looking:
                     self._cache.put(list(new), fresh)
+                if len(new) == len(texts):
+                    return fresh
                 vectors[unknown] = fresh[[new[tokens[position]] for position in unknown]]
         return vectors
 
@@ -143,24 +146,33 @@ class Encoder:
         self._run(self._tokenize(["", "warm " * self.manifest.max_length]))
 
     def _run(self, sequences: Sequence[bytes]) -> NDArray[np.float32]:
-        batches = list(micro_batches([len(tokens) // TOKEN_BYTES for tokens in sequences], self._token_budget))
+        lengths = [self._padded(len(tokens) // TOKEN_BYTES) for tokens in sequences]
+        batches = list(micro_batches(lengths, self._token_budget))
         batches.reverse()  # the longest first: what comes last is done at about the same time
-        ids = [_stacked([sequences[position] for position in batch]) for batch in batches]
+        inputs = [_stacked([sequences[position] for position in batch], lengths[batch[0]]) for batch in batches]
         if self._bound is not None:
-            parts: Iterable[NDArray[np.float32]] = self._bound(ids)
+            parts: Iterable[NDArray[np.float32]] = self._bound(inputs)
         else:
             at_once = map if self._threads is None or len(batches) == 1 else self._threads.map
-            parts = at_once(self._plain, ids)
+            parts = at_once(self._plain, inputs)
         vectors = np.empty((len(sequences), self.dimension), np.float32)
         for batch, found in zip(batches, parts, strict=True):
             vectors[batch] = found
         return vectors
 
-    def _plain(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._session.run([self._output], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+    def _padded(self, length: int) -> int:
+        return min(-(-length // self._multiple) * self._multiple, self.manifest.max_length)
+
+    def _plain(self, inputs: Inputs) -> NDArray[np.float32]:
+        ids, mask = inputs
+        found: NDArray[np.float32] = self._session.run([self._output], {"input_ids": ids, "attention_mask": mask})[0]
         return found
 
 
-def _stacked(sequences: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return token sequences of one length as rows."""
-    return np.frombuffer(b"".join(sequences), np.int32).reshape(len(sequences), -1).astype(np.int64)
+def _stacked(sequences: Sequence[bytes], length: int) -> Inputs:
+    """Return token sequences as rows, padded to `length`, and their mask."""
+    lengths = np.array([len(tokens) // TOKEN_BYTES for tokens in sequences])
+    mask = np.arange(length) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.frombuffer(b"".join(sequences), np.int32)
+    return ids, mask.astype(np.int64)

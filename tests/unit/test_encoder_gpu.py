@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from stream.encoder import Encoder
 from stream.encoder import session as onnx_session
-from stream.encoder.batching import GPU_TOKEN_BUDGET
-from stream.encoder.bound import BoundRuns
+from stream.encoder.batching import GPU_MULTIPLE, GPU_TOKEN_BUDGET
+from stream.encoder.bound import BoundRuns, Inputs
 from stream.encoder.session import CPU, CUDA, count_gpus, open_session
 from stream.engine.intake import Batch
 from stream.engine.reader import KafkaRecord
@@ -50,27 +50,33 @@ TEXTS = [f"{thing} {'and another one ' * extra}{number}" for thing in THINGS for
 TEXTS += ["", "a", "ミルク", "who?", "hose " * 120, "hose " * 400]
 
 
-def bound_on_the_cpu(folder: Path, variant: Any = "fp32", token_budget: int = GPU_TOKEN_BUDGET) -> Encoder:
+def bound_on_the_cpu(
+    folder: Path, variant: Any = "fp32", token_budget: int = GPU_TOKEN_BUDGET, multiple: int = GPU_MULTIPLE
+) -> Encoder:
     """An encoder that does on a CPU session what it does on a GPU."""
     encoder = Encoder(folder, device="cpu", variant=variant, threads=1, cache_size=0)
-    most = max(token_budget, encoder.manifest.max_length)
-    encoder._bound = BoundRuns(encoder._session, encoder._output, encoder.dimension, most, "cpu")
-    encoder._token_budget = token_budget
+    encoder._bound = BoundRuns(encoder._session, encoder._output, encoder.dimension, "cpu")
+    encoder._token_budget, encoder._multiple = token_budget, multiple
     return encoder
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request: pytest.FixtureRequest, tiny_model: Path) -> tuple[Encoder, Encoder]:
-    """An encoder with plain runs, and one with bound ones in micro-batches of at most 24 tokens."""
+    """An encoder with plain runs, and one with bound ones in micro-batches of at most 24 tokens and without padding."""
     plain = Encoder(tiny_model, device="cpu", variant=request.param, threads=1, cache_size=0)
-    return plain, bound_on_the_cpu(tiny_model, request.param, 24)
+    return plain, bound_on_the_cpu(tiny_model, request.param, 24, 1)
 
 
 @pytest.fixture
-def ids() -> list[np.ndarray]:
-    """Micro-batches as they come: of different lengths and numbers of texts, the longest first."""
+def batches() -> list[Inputs]:
+    """Micro-batches as they come: of different lengths, numbers of texts and masks, the longest first."""
     rng = np.random.default_rng(1)
-    return [rng.integers(5, 30, shape) for shape in ((1, 40), (3, 9), (7, 5), (1, 2), (30, 2))]
+    shapes = ((1, 40), (3, 9), (7, 5), (1, 2), (30, 2))
+    lengths = [rng.integers(1, length, count, endpoint=True) for count, length in shapes]
+    return [
+        (rng.integers(5, 30, shape), (np.arange(shape[1]) < of[:, None]).astype(np.int64))
+        for shape, of in zip(shapes, lengths, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -79,7 +85,12 @@ def session(tiny_model: Path) -> onnxruntime.InferenceSession:
 
 
 def bound(session: Any) -> BoundRuns:
-    return BoundRuns(session, "sentence_embedding", 32, 256, "cpu")
+    return BoundRuns(session, "sentence_embedding", 32, "cpu")
+
+
+def backwards(inputs: Inputs) -> Inputs:
+    """Other texts of the same lengths."""
+    return inputs[0][:, ::-1], inputs[1]
 
 
 words = st.sampled_from(["garden", "hose", "red", "blue", "shoe", "running", "war", "the", "where", "is", "x", "who?", "ミルク"])
@@ -97,40 +108,63 @@ def test_bound_runs_give_the_vectors_of_plain_runs_bit_for_bit(pair: tuple[Encod
 def test_so_they_do_in_the_default_model(model_folder: Path, variant: Any, token_budget: int) -> None:
     texts = TEXTS[::7] + TEXTS[-6:]
     plain = Encoder(model_folder, device="cpu", variant=variant, cache_size=0)
-    assert np.array_equal(bound_on_the_cpu(model_folder, variant, token_budget).encode(texts), plain.encode(texts))
+    assert np.array_equal(bound_on_the_cpu(model_folder, variant, token_budget, 1).encode(texts), plain.encode(texts))
 
 
-def test_the_vectors_of_a_call_outlive_the_next_one(session: onnxruntime.InferenceSession, ids: list[np.ndarray]) -> None:
+@pytest.mark.parametrize(("variant", "at_least"), [("fp32", 0.999999), ("int8", 0.9999), ("fp16", 0.9999)])
+def test_padding_changes_a_vector_by_no_more_than_rounding(model_folder: Path, variant: Any, at_least: float) -> None:
+    plain = Encoder(model_folder, device="cpu", variant=variant, cache_size=0).encode(TEXTS[::7] + TEXTS[-6:])
+    padded = bound_on_the_cpu(model_folder, variant).encode(TEXTS[::7] + TEXTS[-6:])
+    assert (padded * plain).sum(axis=1).min() >= at_least
+
+
+def test_so_texts_of_many_lengths_take_few_runs(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, shapes = bound_on_the_cpu(tiny_model), []
+    runs = encoder._bound
+    assert runs is not None
+    monkeypatch.setattr(encoder, "_bound", lambda batches: shapes.extend(ids.shape for ids, _ in batches) or runs(batches))
+    texts = [" ".join(["hose"] * words) for words in range(23)] + ["hose " * 400]
+    encoder.encode(texts)
+    longest = encoder.manifest.max_length
+    assert longest % 8 == 0 or shapes[0] == (1, longest)
+    assert shapes[1:] == [(8, 24), (8, 16), (7, 8)]
+
+
+def test_plain_runs_have_what_bound_runs_have(session: onnxruntime.InferenceSession, batches: list[Inputs]) -> None:
+    names = "input_ids", "attention_mask"
+    plain = [session.run(None, dict(zip(names, inputs, strict=True)))[0] for inputs in batches]
+    assert all(map(np.array_equal, bound(session)(batches), plain))
+    assert not np.array_equal(
+        plain[1], session.run(None, dict(zip(names, (batches[1][0], batches[1][1] * 0 + 1), strict=True)))[0]
+    )
+
+
+def test_the_vectors_of_a_call_outlive_the_next_one(session: onnxruntime.InferenceSession, batches: list[Inputs]) -> None:
     runs = bound(session)
-    for batches in (ids, ids[:1], ids[-1:]):
-        first = runs(batches)
+    for some in (batches, batches[:1], batches[-1:]):
+        first = runs(some)
         kept = [part.copy() for part in first]
-        for other in ids[::-1]:
-            runs([other[:, ::-1]])
+        for other in batches[::-1]:
+            runs([backwards(other)])
         assert all(map(np.array_equal, first, kept))
 
 
-def test_several_threads_may_call_at_once(session: onnxruntime.InferenceSession, ids: list[np.ndarray]) -> None:
+def test_several_threads_may_call_at_once(session: onnxruntime.InferenceSession, batches: list[Inputs]) -> None:
     runs = bound(session)
-    calls = [[batch[:, ::-1].repeat(256 // batch.size, axis=0)] * 3 for batch in (*ids, ids[0] + 1)] * 20
+    more = [(array.repeat(256 // array.size, axis=0) for array in backwards(inputs)) for inputs in batches]
+    calls = [[(ids, mask)] * 3 for ids, mask in [*more, (batches[0][0] + 1, batches[0][1])]] * 20
     expected = [bound(session)(call) for call in calls]
     with ThreadPoolExecutor(4) as pool:
         for found, right in zip(pool.map(runs, calls), expected, strict=True):
             assert all(map(np.array_equal, found, right))
 
 
-def test_a_micro_batch_that_is_larger_than_agreed_is_refused(session: onnxruntime.InferenceSession) -> None:
+def test_after_a_run_that_failed_the_next_call_is_right(session: onnxruntime.InferenceSession, batches: list[Inputs]) -> None:
     runs = bound(session)
-    with pytest.raises(ValueError, match="260 tokens, not 256 at most"):
-        runs([np.ones((2, 5), np.int64), np.ones((52, 5), np.int64)])
-
-
-def test_after_a_run_that_failed_the_next_call_is_right(session: onnxruntime.InferenceSession, ids: list[np.ndarray]) -> None:
-    runs = bound(session)
-    expected = runs(ids)
+    expected = runs(batches)
     with pytest.raises(Exception, match="indices element out of data bounds"):
-        runs([ids[0], np.full((2, 6), 1_000_000), ids[1]])
-    assert all(map(np.array_equal, runs(ids), expected))
+        runs([batches[0], (np.full((2, 6), 1_000_000), np.ones((2, 6), np.int64)), batches[1]])
+    assert all(map(np.array_equal, runs(batches), expected))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CUDA's libraries have other names")
