@@ -109,10 +109,11 @@ class Encoder:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         with self._looking:
             unknown = self._cache.get(texts, vectors)
+        if not unknown:
+            return vectors
         if len(unknown) == len(texts):
             return self._compute(texts)
-        if unknown:
-            vectors[unknown] = self._compute([texts[position] for position in unknown])
+        vectors[unknown] = self._compute([texts[position] for position in unknown])
         return vectors
 
     def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:

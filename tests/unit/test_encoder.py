@@ -149,6 +149,14 @@ def test_so_many_micro_batches_are_computed_at_once(tiny_model: Path, threads: i
     assert watched.at_once == at_once
 
 
+@pytest.mark.parametrize("texts", [[], ["red"]])
+def test_what_needs_no_computation_waits_for_none(tiny_model: Path, texts: list[str]) -> None:
+    encoder = Encoder(tiny_model, device="cpu")
+    encoder.encode(["red"])
+    with ThreadPoolExecutor(1) as pool, encoder._computing:
+        assert len(pool.submit(encoder.encode, texts).result(10)) == len(texts)
+
+
 def test_cuda_without_a_gpu_is_an_error_that_says_what_to_do(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_session, "count_gpus", lambda: 0)
     with pytest.raises(DeviceError, match=r"no GPU here.*device=cpu"):
