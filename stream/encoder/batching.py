@@ -4,7 +4,7 @@ On a CPU a vector must not depend on its neighbours. So a micro-batch holds text
 every sum in the model runs over the same terms in the same order whoever else is in the batch. (The graph's half of that
 promise is in `model_export`: pooling by a product, int8 with fixed scales.) Nor is any arithmetic spent on padding.
 
-On a GPU it is launching that takes the time, a millisecond a run, and not arithmetic: token counts are padded to a multiple, so that
+On a GPU it is launching that takes the time, .6 ms a run, and not arithmetic: token counts are padded to a multiple, so that
 there are fewer runs. How much a text is padded depends on itself alone.
 """
 

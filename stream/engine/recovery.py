@@ -45,9 +45,8 @@ class Recovery(FaustRecovery):
             stores, generation = {tp: self.tp_to_table[tp].data for tp in tps}, self._generation_id
             assigned = {tp for tp in consumer.assignment() if tp.topic in self.app.intake.topics}
             inputs = {tp for tp in assigned if tp.partition in {changelog.partition for changelog in tps}}
-            if left := sorted(
-                assigned - inputs
-            ):  # answered without their users' states, they would make new ones that lack the past
+            # Answered without their users' states, the others would make new ones that lack the past.
+            if left := sorted(assigned - inputs):
                 names = ", ".join(f"{tp.topic}[{tp.partition}]" for tp in left)
                 self.log.warning(
                     "not reading %s: the group gave the states to another worker. Do all run the same version?", names
