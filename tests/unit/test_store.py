@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 import rocksdict
@@ -101,6 +101,28 @@ def test_the_databases_of_all_partitions_together_keep_to_their_memory(tmp_path:
         database.close()
 
 
+def test_files_are_merged_when_there_are_eight(tmp_path: Path) -> None:
+    database = TableOptions(2**26).open(tmp_path / "0")
+
+    def flush(times: int) -> None:
+        for _ in range(times):
+            database[b"ada"] = b"state"
+            database.flush()
+
+    def files() -> int:
+        return int(database.property_value("rocksdb.num-files-at-level0") or -1)
+
+    flush(7)
+    sleep(0.5)  # a merge would have begun
+    assert files() == 7
+    flush(1)
+    deadline = monotonic() + 20
+    while files() and monotonic() < deadline:
+        sleep(0.05)
+    assert files() == 0
+    database.close()
+
+
 def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     store: StateStore[bytes] = StateStore(disk, bytes, capacity=0)  # type: ignore[arg-type]
@@ -114,7 +136,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 DYING = """
 import os, sys
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from test_store import USERS, Disk
 from stream.engine.store import StateStore
 disk, written, in_files, how = Disk(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
