@@ -22,7 +22,7 @@ install: .venv/installed
 chaos: .venv/installed
 	$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
-# One JSON line a question on standard output; the log is the BestBuy one, or `make bench LOG=DIR`. It takes some 45 minutes.
+# One JSON line a question on standard output; the log is the BestBuy one, or `make bench LOG=DIR`. It takes some 40 to 60 minutes.
 LOG ?= ../shared/data/bestbuy
 bench:
 	@$(MAKE) --no-print-directory .venv/installed .venv-bench/installed models/default/manifest.json >&2

@@ -136,7 +136,6 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 DYING = """
 import os, sys
 from pathlib import Path
-from time import monotonic, sleep
 from test_store import USERS, Disk
 from stream.engine.store import StateStore
 disk, written, in_files, how = Disk(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
